@@ -1,0 +1,208 @@
+"""Every setting of the toolkit's fits, as frozen dataclasses. Light to import: the command's --help reads only this."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from toolkit.errors import require, unknown
+
+ARCHITECTURES = ("l1", "topk", "batchtopk", "jumprelu", "gated", "matryoshka")
+WITH_K = ("topk", "batchtopk", "matryoshka")
+TARGETS = ("tms", "embedding", "gpt2-embedding")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def _as_tuple(value: float | tuple[float, ...] | list[float]) -> tuple[float, ...]:
+    values = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    require(len(values) > 0, "density must hold at least one value, got none")
+    return tuple(float(v) for v in values)
+
+
+def _positive(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        require(0 < value < math.inf, f"{name} must be positive, got {value}")
+
+
+def _choice(config: Any, name: str, valid: tuple[str, ...]) -> None:
+    if getattr(config, name) not in valid:
+        raise unknown(name, str(getattr(config, name)), valid)
+
+
+@dataclass(frozen=True)
+class ToyModel:
+    """Toy models of superposition, many instances at once: x' = ReLU(W^T W x + b), W is hidden x features."""
+
+    features: int = 5
+    """Number of features n."""
+    hidden: int = 2
+    """Number of hidden dimensions m; superposition needs m < n."""
+    instances: int = 16
+    """Models trained side by side, each with its own seed; single seeds get stuck in local minima."""
+    density: tuple[float, ...] = (0.05,)
+    """Probability that a feature is on, in (0, 1]; several values are dealt out to the instances in turn."""
+    importance: float = 1.0
+    """Feature i weighs importance**i in the loss; 1 makes all alike."""
+    output: Literal["relu", "linear"] = "relu"
+    """Activation at the output; linear gives principal components, never superposition."""
+    hidden_activation: Literal["linear", "relu"] = "linear"
+    """Activation at the hidden layer; relu gives it a privileged basis."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "features", "hidden", "instances")
+        object.__setattr__(self, "density", _as_tuple(self.density))
+        for value in self.density:
+            require(0 < value <= 1, f"density must lie in (0, 1], got {value}: it is the share of samples with it on")
+        require(0 < self.importance < math.inf, f"importance must be a positive number, got {self.importance}")
+        _choice(self, "output", ("relu", "linear"))
+        _choice(self, "hidden_activation", ("linear", "relu"))
+        require(
+            len(self.density) <= self.instances,
+            f"{len(self.density)} densities need at least as many instances, got instances={self.instances}",
+        )
+
+
+@dataclass(frozen=True)
+class ToyTraining:
+    """How the toy models are trained."""
+
+    toy_steps: int = 5000
+    """Optimiser steps of the toy models; the pentagon's loss is flat from about 3,000 on."""
+    toy_batch: int = 1024
+    """Samples an instance sees in each step."""
+    toy_lr: float = 3e-3
+    """Adam's learning rate, kept for the first half, then brought to zero along a cosine."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "toy_steps", "toy_batch", "toy_lr")
+
+
+@dataclass(frozen=True)
+class SAEConfig:
+    """A sparse autoencoder and its training."""
+
+    architecture: Literal["l1", "topk", "batchtopk", "jumprelu", "gated", "matryoshka"] = "topk"
+    """Activation and sparsity rule."""
+    width: int = 2304
+    """Number of latents."""
+    k: int = 32
+    """Active latents a row (topk) or on average over the batch (batchtopk, matryoshka); others ignore it."""
+    sparsity: float = 1.0
+    """Weight of the penalty: L1 (l1, gated) or L0 (jumprelu), as sae-lens scales it; others ignore it."""
+    tied: bool = False
+    """Encoder = decoder transposed, one matrix: a latent cannot read one direction and write another."""
+    resample: bool = False
+    """Re-draw latents that have not fired for `dead_after` steps, at inputs the SAE reconstructs badly."""
+    steps: int = 2000
+    """Optimiser steps."""
+    batch: int = 2048
+    """Rows in each step (each instance has its own)."""
+    lr: float = 1e-3
+    """Adam's learning rate; constant, then linear to zero over the last fifth of the steps."""
+    dead_after: int = 1000
+    """Steps without firing after which a latent counts as dead while training (auxiliary loss, resampling)."""
+    bandwidth: float = 0.05
+    """Width of the straight-through window round the jumprelu threshold, in units of the (scaled) input."""
+
+    def __post_init__(self) -> None:
+        _choice(self, "architecture", ARCHITECTURES)
+        _positive(self, "width", "k", "steps", "batch", "lr", "dead_after", "bandwidth")
+        require(
+            0 <= self.sparsity < math.inf, f"sparsity must be zero or a positive number, got {self.sparsity}: its weight"
+        )
+        if self.architecture in WITH_K:
+            require(
+                self.k <= self.width,
+                f"k={self.k} is more than width={self.width}: choose k <= width, the number of latents there are",
+            )
+        if self.architecture == "matryoshka":
+            require(self.width >= 2, f"matryoshka nests at least two levels: width must be >= 2, got {self.width}")
+
+
+@dataclass(frozen=True)
+class EmbeddingConfig:
+    """The rows of a language model's token embedding, as data for an SAE."""
+
+    model: str = "gpt2"
+    """A model's hub name or a folder that holds one (any that transformer_lens.TransformerBridge boots)."""
+    centre: bool = True
+    """Subtract the mean row before fitting; folded into the saved SAE, which takes raw rows."""
+    unit_norm: bool = False
+    """Scale each row to norm 1 first; a row's own norm cannot be folded, so the saved SAE takes unit rows."""
+    frequencies: str | None = None
+    """A text file (.txt or .txt.gz): tokens are drawn, and errors weighted, by their smoothed counts in it."""
+    held_out: float = 0.2
+    """Share of tokens kept out of training, in [0, 1)."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.held_out < 1, f"held_out must lie in [0, 1), got {self.held_out}: a share of the tokens")
+        require(bool(self.model), "model must be a hub name or a folder, got an empty string")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where and how a run happens. Nothing here but the seed and device changes its numbers."""
+
+    seed: int = 0
+    """Every draw follows from it: the same seed gives the same numbers on the same machine."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes cuda where there is one."""
+    out: str = "runs"
+    """Folder that receives <name>/<number>/ with the result, tensors, the SAE and figures."""
+    resume: bool = False
+    """Go on with the newest unfinished run of this name; start one where there is none."""
+    quiet: bool = False
+    """No progress bars; the table is still printed."""
+
+    def __post_init__(self) -> None:
+        _choice(self, "device", DEVICES)
+        require(0 <= self.seed < 2**31, f"seed must lie in [0, 2**31), got {self.seed}")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings that belong together."""
+
+    toy: ToyModel
+    training: ToyTraining
+    sae: SAEConfig
+
+
+_PENTAGON_SAE = SAEConfig(architecture="topk", width=5, k=1)
+PRESETS: dict[str, Preset] = {
+    "pentagon": Preset(ToyModel(), ToyTraining(), _PENTAGON_SAE),
+    "geometry": Preset(
+        ToyModel(features=400, hidden=30, instances=4, density=(0.3, 0.1, 0.03, 0.01)), ToyTraining(), _PENTAGON_SAE
+    ),
+}
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass as plain JSON values (tuples become lists)."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}
+
+
+def from_dict(cls: type, values: Mapping[str, Any]) -> Any:
+    """Build a configuration, refusing unknown keys with the nearest valid name.
+
+    Raises:
+        UserError: a key is no field of `cls`, or the values contradict each other.
+    """
+    names = [field.name for field in fields(cls)]
+    for key in values:
+        if key not in names:
+            raise unknown(f"setting of {cls.__name__}", key, names)
+    return cls(**values)
+
+
+def differing(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The settings in which two nested configurations differ, each as 'name: old -> new'."""
+    rows = []
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            rows += differing(before, after, f"{prefix}{key}.")
+        elif before != after:
+            rows.append(f"{prefix}{key}: {before!r} -> {after!r}")
+    return rows

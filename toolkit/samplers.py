@@ -1,0 +1,120 @@
+"""Sparse feature samplers: each feature is off with probability 1 - p, else uniform on [0, 1].
+
+Draws are a pure function of (seed, instance, step), so a run that resumes at step 700 sees the batch it
+would have seen unkilled, and an instance sees the same batches alone as among many.
+"""
+
+import numba
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+
+
+@numba.njit(cache=True, inline="always")
+def _mix(state):
+    """SplitMix64's output function (Steele, Lea and Flood 2014)."""
+    z = state
+    z = (z ^ (z >> np.uint64(30))) * _MIX_1
+    z = (z ^ (z >> np.uint64(27))) * _MIX_2
+    return z ^ (z >> np.uint64(31))
+
+
+@numba.njit(cache=True, inline="always")
+def stream(seed, instance, step):
+    """The start of the SplitMix64 stream that belongs to one instance at one step."""
+    state = _mix(np.uint64(seed) + _GOLDEN)
+    state = _mix(state + np.uint64(instance) * _GOLDEN + _GOLDEN)
+    return _mix(state + np.uint64(step) * _GOLDEN + _GOLDEN)
+
+
+@numba.njit(cache=True, inline="always")
+def uniform(bits):
+    """A float32 uniform on (0, 1): 24 random bits, shifted by half a step so that neither end occurs."""
+    return (np.float32(bits >> np.uint64(40)) + np.float32(0.5)) * np.float32(2.0**-24)
+
+
+@numba.njit(cache=True, fastmath=True)
+def sample_rows(seed, instance, step, rows, density, starts, features, values):
+    """Draw one sparse batch as compressed rows, touching only the entries that are on.
+
+    Runs of zeros are skipped with geometric jumps at the largest density, then thinned to each feature's
+    own, so the cost follows rows x features x max(density) and not rows x features.
+
+    Args:
+        density: (features,) probability that a feature is on, in (0, 1].
+        starts: (rows + 1,) int64, filled with the row pointers.
+        features, values: at least rows x features long, filled with column index and value.
+    """
+    n = density.shape[0]
+    peak = np.float32(density.max())
+    jump = np.float32(0.0)
+    if peak < 1.0:
+        jump = np.float32(1.0) / np.float32(np.log1p(-peak))
+    state = stream(seed, instance, step)
+    total = np.int64(rows) * n
+    position = np.int64(-1)
+    count = 0
+    row = 0
+    row_end = np.int64(0)
+    starts[0] = 0
+    while True:
+        position += 1
+        if peak < 1.0:
+            state += _GOLDEN
+            position += np.int64(np.log(uniform(_mix(state))) * jump)
+        if position >= total:
+            break
+        while position >= row_end + n:
+            row += 1
+            row_end += n
+            starts[row] = count
+        state += _GOLDEN
+        bits = _mix(state)
+        feature = position - row_end
+        # The low 24 bits decide the thinning, the high 24 the value: independent halves of one word.
+        keep = np.float32(bits & np.uint64(0xFFFFFF)) * np.float32(2.0**-24) * peak < density[feature]
+        if keep:
+            features[count] = feature
+            values[count] = uniform(bits)
+            count += 1
+    while row < rows:
+        row += 1
+        starts[row] = count
+    return count
+
+
+@numba.njit(cache=True, parallel=True)
+def _dense_batches(seed, step, density, out):
+    instances, rows, n = out.shape
+    for i in numba.prange(instances):
+        starts = np.empty(rows + 1, np.int64)
+        features = np.empty(rows * n, np.int32)
+        values = np.empty(rows * n, np.float32)
+        sample_rows(seed, i, step, rows, density[i], starts, features, values)
+        for r in range(rows):
+            for e in range(starts[r], starts[r + 1]):
+                out[i, r, features[e]] = values[e]
+
+
+def sample(
+    density: Float[Tensor, "instances features"], rows: int, *, seed: int, step: int = 0
+) -> Float[Tensor, "instances rows features"]:
+    """One batch of sparse features for every instance, on the device of `density`.
+
+    Each entry is 0 with probability 1 - density and else uniform on (0, 1) (Elhage et al. 2022, "Toy Models
+    of Superposition", section 2): mean p/2, second moment p/3. The same (seed, step) gives the same batch;
+    CPU and CUDA use different generators, so their batches differ.
+    """
+    shape = (density.shape[0], rows, density.shape[1])
+    if density.device.type == "cpu":
+        out = torch.zeros(shape)
+        _dense_batches(seed, step, density.float().numpy(), out.numpy())
+        return out
+    generator = torch.Generator(density.device).manual_seed(seed * 1_000_003 + step)
+    on = torch.rand(shape, generator=generator, device=density.device) < density[:, None]
+    return on * torch.rand(shape, generator=generator, device=density.device)
