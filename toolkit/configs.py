@@ -86,8 +86,8 @@ class SAEConfig:
     """Activation and sparsity rule."""
     width: int = 2304
     """Number of latents."""
-    k: int = 32
-    """Active latents a row (topk) or on average over the batch (batchtopk, matryoshka); others ignore it."""
+    k: float = 32
+    """Active latents a row (topk) or on average over the batch (batchtopk, matryoshka: may be a fraction)."""
     sparsity: float = 1.0
     """Weight of the penalty: L1 (l1, gated) or L0 (jumprelu), as sae-lens scales it; others ignore it."""
     tied: bool = False
@@ -114,8 +114,11 @@ class SAEConfig:
         if self.architecture in WITH_K:
             require(
                 self.k <= self.width,
-                f"k={self.k} is more than width={self.width}: choose k <= width, the number of latents there are",
+                f"k={self.k:g} is more than width={self.width}: choose k <= width, the number of latents there are",
             )
+            require(self.k * self.batch >= 1, f"k={self.k:g} leaves no latent in a batch of {self.batch}: raise either")
+        if self.architecture == "topk":
+            require(self.k == int(self.k), f"topk keeps a whole number of latents a row, got k={self.k:g}")
         if self.architecture == "matryoshka":
             require(self.width >= 2, f"matryoshka nests at least two levels: width must be >= 2, got {self.width}")
 

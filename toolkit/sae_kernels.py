@@ -89,10 +89,10 @@ def _batch_cut(bits, batch, keep, counts):
 
 
 @numba.njit(cache=True, parallel=True)
-def select_in_batch(pre, bits, batch, k, counts, starts, ends, latents, values):
-    """Keep the k * batch largest positive scores of each instance; `bits` (rows, w) views pre * norm as int32."""
+def select_in_batch(pre, bits, batch, keep, counts, starts, ends, latents, values):
+    """Keep the `keep` largest positive scores of each instance; `bits` (rows, w) views pre * norm as int32."""
     rows, width = pre.shape
-    cut, ties = _batch_cut(bits, batch, k * batch, counts)
+    cut, ties = _batch_cut(bits, batch, keep, counts)
     tied = np.zeros(rows, np.int64)
     for r in numba.prange(rows):
         above = 0

@@ -62,10 +62,10 @@ def row_topk(scores: Tensor, k: int) -> Tensor:
     return torch.zeros_like(scores).scatter_(-1, scores.topk(k, dim=-1).indices, 1.0)
 
 
-def batch_topk(scores: Tensor, k: int) -> Tensor:
+def batch_topk(scores: Tensor, k: float) -> Tensor:
     """Mask of the k * B largest entries of each instance's batch (Bussmann et al. 2024)."""
     flat = scores.flatten(1)  # (I, B, w) -> (I, B * w)
-    return torch.zeros_like(flat).scatter_(-1, flat.topk(k * scores.shape[1]).indices, 1.0).view_as(scores)
+    return torch.zeros_like(flat).scatter_(-1, flat.topk(int(k * scores.shape[1])).indices, 1.0).view_as(scores)
 
 
 def levels(width: int) -> list[int]:
@@ -123,7 +123,7 @@ def topk_loss(p: Parameters, x: Tensor, config: SAEConfig, dead: Tensor) -> Loss
     """
     pre = pre_activations(p, x)
     scores = (pre * p["W_dec"].norm(dim=-1)[:, None]).detach()
-    mask = row_topk(scores, config.k) if config.architecture == "topk" else batch_topk(scores.relu(), config.k)
+    mask = row_topk(scores, int(config.k)) if config.architecture == "topk" else batch_topk(scores.relu(), config.k)
     latents = pre.relu() * mask
     recovered = reconstruct(p, latents)
     error = _squared_error(x, recovered)

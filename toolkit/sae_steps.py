@@ -197,17 +197,18 @@ def _select(p: Parameters, pre: Tensor, config: SAEConfig, buffers: Buffers) -> 
     instances, batch, width = pre.shape
     rows = instances * batch
     starts, ends = (buffers.get(name, (rows,), np.int64) for name in ("starts", "ends"))
-    latents = buffers.get("indices", (rows * config.k,), np.int32)
-    values = buffers.get("values", (rows * config.k,), np.float32)
+    keep = int(config.k * batch)
+    latents = buffers.get("indices", (instances * keep,), np.int32)
+    values = buffers.get("values", (instances * keep,), np.float32)
     norms = p["W_dec"].norm(dim=-1)
     flat = pre.flatten(0, 1).numpy()
     if config.architecture == "topk":
-        kernels.select_in_rows(flat, norms.numpy(), batch, config.k, starts, ends, latents, values)
+        kernels.select_in_rows(flat, norms.numpy(), batch, int(config.k), starts, ends, latents, values)
     else:
         scores = torch.mul(pre, norms[:, None], out=buffers.tensor("scores", *pre.shape))
         counts = buffers.get("counts", (instances, numba.get_num_threads(), 2**kernels.RADIX), np.int64)
         bits = scores.flatten(0, 1).numpy().view(np.int32)
-        kernels.select_in_batch(flat, bits, batch, config.k, counts, starts, ends, latents, values)
+        kernels.select_in_batch(flat, bits, batch, keep, counts, starts, ends, latents, values)
     return starts, ends, latents, values
 
 
