@@ -93,7 +93,7 @@ class SAEConfig:
     tied: bool = False
     """Encoder = decoder transposed, one matrix: a latent cannot read one direction and write another."""
     resample: bool = False
-    """Re-draw latents that have not fired for `dead_after` steps, at inputs the SAE reconstructs badly."""
+    """Re-draw latents silent for `dead_after` steps at badly rebuilt inputs, in place of the auxiliary loss."""
     steps: int = 2000
     """Optimiser steps."""
     batch: int = 2048
@@ -172,7 +172,9 @@ class Preset:
     sae: SAEConfig
 
 
-_PENTAGON_SAE = SAEConfig(architecture="topk", width=5, k=1)
+_PENTAGON_SAE = SAEConfig(
+    architecture="topk", width=10, k=1, tied=True, resample=True, steps=3000, batch=1024, lr=3e-3, dead_after=100
+)
 PRESETS: dict[str, Preset] = {
     "pentagon": Preset(ToyModel(), ToyTraining(), _PENTAGON_SAE),
     "geometry": Preset(

@@ -159,7 +159,8 @@ class _Trainer:
     def _step(self, step: int) -> Tensor:
         """One optimiser step; returns the squared error of each instance."""
         x = self.target.batches(step, self.config.batch).to(self.device)
-        dead = self.silent > self.config.dead_after
+        # Resampling takes the place of the auxiliary loss: both at once would fight over the same latents.
+        dead = (self.silent > self.config.dead_after) & (not self.config.resample)
         done = self.step_of(with_encoder(self.parameters), self.grads, x, self.config, dead, self.buffers)
         if not bool(done.loss.isfinite().all()):
             raise Diverged(f"the SAE on {self.target.name}", step)
@@ -227,7 +228,7 @@ class _Trainer:
         folded = fold_decoder_norm(with_encoder(self.parameters))
         if self.config.architecture in ("batchtopk", "matryoshka"):
             x = self.target.batches(EVALUATION, 4 * self.config.batch).to(self.device)
-            folded["threshold"] = _calibrated(folded, x, self.config)
+            folded["threshold"] = calibrated_threshold(folded, x, self.config.k)
         return SAE(self.config, self.target.name, folded, self.history)
 
 
@@ -285,18 +286,19 @@ def _rebuild(p: Parameters, x: Tensor, config: SAEConfig) -> Tensor:
     return SAE(config, "", p, torch.empty(0)).decode(SAE(config, "", p, torch.empty(0)).encode(x))
 
 
-def _calibrated(p: Parameters, x: Tensor, config: SAEConfig) -> Tensor:
+def calibrated_threshold(p: Parameters, x: Tensor, k: float) -> Tensor:
     """The threshold, (I, w), at which rows have k active latents on average (unit decoder rows).
 
     sae-lens tracks it while training in an average that starts at zero, which a short run never warms up;
     here it is read off the finished SAE.
     """
-    keep = int(config.k * x.shape[1])
+    keep = int(k * x.shape[1])
     cuts = []
     for scores in pre_activations(p, x).relu():
         values = scores.flatten().cpu().numpy()
-        cuts.append(float(np.partition(values, len(values) - keep - 1)[len(values) - keep - 1]))
-    return torch.tensor(cuts, device=x.device)[:, None].expand(-1, config.width).contiguous()
+        # The largest score left out; 0 where all may stay.
+        cuts.append(float(np.partition(values, -keep - 1)[-keep - 1]) if keep < len(values) else 0.0)
+    return torch.tensor(cuts, device=x.device)[:, None].expand_as(p["b_enc"]).contiguous()
 
 
 def _training_sae(sae: SAE) -> Any:

@@ -1,0 +1,200 @@
+"""`--target embedding`: the rows of a model's token embedding, an SAE on them, one run folder."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from toolkit import corpora, figures, metrics
+from toolkit.configs import EmbeddingConfig, to_dict
+from toolkit.devices import progress_bar, resolve
+from toolkit.errors import require
+from toolkit.language import Embedding, load_embedding
+from toolkit.runs import Run, open_run, write_json, writing
+from toolkit.sae import SAE, fit_sae
+from toolkit.targets import rows_target
+
+SAMPLED = 12
+"""Latents whose most typical tokens are shown."""
+TYPICAL = 10
+"""Tokens shown for each."""
+_CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class Rows:
+    """An embedding made ready to fit: rows = (raw - mean) * scale, raw being unit rows where asked for."""
+
+    raw: Float[Tensor, "tokens d"]
+    """What the saved SAE takes."""
+    mean: Float[Tensor, " d"]
+    """Subtracted from the raw rows; zeros without centring."""
+    scale: float
+    """Brings the training rows' mean square to d, as sae-lens's expected_average_only_in does for norms."""
+    weights: Float[Tensor, " tokens"] | None
+    """Probability of each token, or None for all alike."""
+    train: Tensor
+    """Indices of the tokens trained on."""
+    held_out: Tensor
+    """Indices of the others."""
+
+    def ready(self, index: Tensor) -> Float[Tensor, "rows d"]:
+        """Rows as the SAE sees them while training."""
+        return (self.raw[index] - self.mean) * self.scale
+
+
+def prepare(embedding: Embedding, config: EmbeddingConfig, *, seed: int) -> Rows:
+    """Split, weigh, centre and scale the rows; the mean and scale come from the training tokens alone.
+
+    Raises:
+        UserError: the split leaves nothing to train on, or the rows are all alike.
+    """
+    raw = embedding.rows
+    if config.unit_norm:
+        raw = torch.nn.functional.normalize(raw, dim=1)
+    order = torch.from_numpy(np.random.default_rng([seed, 4]).permutation(len(raw)))
+    held_out = round(config.held_out * len(raw))
+    require(held_out < len(raw), f"held_out={config.held_out} leaves none of the {len(raw)} tokens to train on")
+    train = order[held_out:].sort().values
+    weights = None
+    if config.frequencies is not None:
+        require(embedding.tokenizer is not None, f"--frequencies needs a tokenizer, and {embedding.name} has none")
+        weights = corpora.unigram(corpora.read_text(config.frequencies), embedding.tokenizer, len(raw))
+    share = torch.ones(len(train)) if weights is None else weights[train]
+    share = (share / share.sum())[:, None]
+    mean = (share * raw[train]).sum(0) if config.centre else torch.zeros(raw.shape[1])
+    square = (share * (raw[train] - mean).square()).sum().item()
+    require(square > 0, f"every row of {embedding.name}'s embedding is the same: there is nothing to fit")
+    return Rows(raw, mean, (raw.shape[1] / square) ** 0.5, weights, train, order[:held_out].sort().values)
+
+
+def fit(settings: dict[str, Any]) -> None:
+    """Load, train, measure, print and write the run folder."""
+    options, config, run = (settings[key] for key in ("embedding", "sae", "run"))
+    device = resolve(run.device)
+    embedding = load_embedding(options.model)
+    rows = prepare(embedding, options, seed=run.seed)
+    recorded = {
+        "target": "embedding", "embedding": to_dict(options), "sae": to_dict(config), "seed": run.seed, "device": device,
+    }  # fmt: skip
+    folder = open_run(run.out, f"embedding-{Path(options.model).name}", recorded, resume=run.resume)
+    weights = None if rows.weights is None else rows.weights[rows.train]
+    target = rows_target(rows.ready(rows.train), weights=weights, seed=run.seed, name=f"the embedding of {options.model}")
+    with writing(folder.folder), progress_bar(config.steps, "SAE", run.quiet) as progress:
+        sae = fit_sae(
+            target, config, seed=run.seed, device=device, progress=progress, checkpoint=folder.checkpoint("sae")
+        )
+    raw_sae = sae.unscaled(rows.mean.to(device), rows.scale)
+    measured = measure(raw_sae, rows)
+    typical = typical_tokens(raw_sae, rows, embedding, measured["shares"], seed=run.seed)
+    done = _write(folder, raw_sae, rows, measured, typical)
+    print(table(embedding, rows, raw_sae, measured, typical))
+    print(f"written: {done}")
+
+
+@torch.no_grad()
+def measure(sae: SAE, rows: Rows) -> dict[str, Any]:
+    """Scores on training and held-out tokens, and how often each latent fires on the training tokens."""
+    found: dict[str, Any] = {}
+    for name, index in (("", rows.train), ("_held_out", rows.held_out)):
+        rebuilt, active, counts = _pass(sae, rows.raw[index])
+        weights = None if rows.weights is None else rows.weights[index]
+        for about, suffix in (("mean", ""), ("zero", "_zero")):
+            key = f"fvu{suffix}{name}"
+            if len(index) == 0:
+                found[key] = float("nan")
+                continue
+            found[key] = metrics.fvu(rows.raw[index], rebuilt, about=about)  # type: ignore[arg-type]
+            if weights is not None:
+                found[f"{key}_weighted"] = metrics.fvu(rows.raw[index], rebuilt, about=about, weights=weights)  # type: ignore[arg-type]
+        found[f"l0{name}"] = active.float().mean().item() if len(index) else float("nan")
+        if name == "":
+            found["dead"] = (counts == 0).float().mean().item()
+            found["shares"] = counts / max(len(index), 1)
+    if rows.weights is not None:
+        found["effective_tokens"] = corpora.effective_size(rows.weights)
+    return found
+
+
+def _pass(sae: SAE, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Reconstruction, active latents of each row, and rows on which each latent is active; streamed over rows."""
+    device = sae.W_dec.device
+    rebuilt, active = torch.empty_like(x), torch.empty(len(x))
+    counts = torch.zeros(sae.config.width)
+    for start in range(0, len(x), _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        latents = sae.encode(x[chunk].to(device)[None])
+        rebuilt[chunk] = sae.decode(latents)[0].cpu()
+        active[chunk] = (latents[0] > 0).sum(1).cpu().float()
+        counts += (latents[0] > 0).sum(0).cpu()
+    return rebuilt, active, counts
+
+
+@torch.no_grad()
+def typical_tokens(
+    sae: SAE, rows: Rows, embedding: Embedding, shares: Tensor, *, seed: int
+) -> list[dict[str, Any]]:
+    """For a sample of live latents, the ten tokens that activate each most."""
+    alive = shares.nonzero().flatten().numpy()
+    chosen = np.sort(np.random.default_rng([seed, 5]).permutation(alive)[:SAMPLED])
+    device = sae.W_dec.device
+    values = []
+    for start in range(0, len(rows.raw), _CHUNK):
+        latents = sae.encode(rows.raw[start : start + _CHUNK].to(device)[None])[0]
+        values.append(latents[:, torch.from_numpy(chosen).to(device)].cpu())
+    top = torch.cat(values).topk(min(TYPICAL, len(rows.raw)), dim=0)
+    return [
+        {
+            "latent": int(latent),
+            "share": shares[latent].item(),
+            "tokens": [
+                embedding.token(int(token))
+                for token, value in zip(top.indices[:, at], top.values[:, at], strict=True)
+                if value > 0
+            ],
+        }
+        for at, latent in enumerate(chosen)
+    ]
+
+
+def _write(folder: Run, sae: SAE, rows: Rows, measured: dict[str, Any], typical: list[dict[str, Any]]) -> Path:
+    shares = measured["shares"]
+    with writing(folder.folder):
+        figures.curves_figure({"SAE": sae.history}, folder.folder / "training.svg")
+        figures.density_figure(shares, folder.folder / "density.svg")
+        sae.save(folder.folder / "sae")
+        write_json(folder.folder / "tokens.json", typical)
+        tensors = {"mean": rows.mean, "train": rows.train, "held_out": rows.held_out, "share_active": shares}
+        tensors |= {f"sae.{name}": value for name, value in sae.parameters.items()}
+        numbers = {key: value for key, value in measured.items() if key != "shares"} | {"scale": rows.scale}
+        return folder.finish(numbers, tensors, [])
+
+
+def table(
+    embedding: Embedding, rows: Rows, sae: SAE, measured: dict[str, Any], typical: list[dict[str, Any]]
+) -> str:
+    """The scores and the sample of latents as text."""
+    tokens, d = rows.raw.shape
+    lines = [
+        f"embedding of {embedding.name}: {tokens:,} tokens x {d}, {len(rows.train):,} trained on, "
+        f"{len(rows.held_out):,} held out",
+        f"{sae.config.architecture}, width {sae.config.width}, {sae.config.steps} steps of {sae.config.batch} rows",
+        "",
+        f"{'':24}{'trained on':>12}{'held out':>12}",
+    ]
+    names = [("FVU about the mean", "fvu{}"), ("FVU about zero", "fvu_zero{}"), ("L0", "l0{}")]
+    if rows.weights is not None:
+        names += [("  weighted, mean", "fvu{}_weighted"), ("  weighted, zero", "fvu_zero{}_weighted")]
+    for label, key in names:
+        cells = [measured.get(key.format(part), float("nan")) for part in ("", "_held_out")]
+        lines.append(f"{label:24}" + "".join(f"{cell:12.4f}" for cell in cells))
+    lines += [f"{'dead latents':24}{measured['dead']:12.2%}", "", "latent  active on  most typical tokens"]
+    for latent in typical:
+        quoted = " ".join(json.dumps(token, ensure_ascii=False) for token in latent["tokens"])
+        lines.append(f"{latent['latent']:6d}  {latent['share']:9.3%}  {quoted}")
+    return "\n".join(lines)

@@ -1,0 +1,73 @@
+"""Command-line flags from configuration dataclasses; every mistake on the command line becomes one line."""
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, NoReturn
+
+import simple_parsing
+from simple_parsing import ArgumentGenerationMode, DashVariant
+
+from toolkit.errors import UserError, unknown
+
+
+class OneLineParser(simple_parsing.ArgumentParser):
+    """A parser that raises `UserError` where argparse would print its usage and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        """Name the nearest valid choice where the message is about one."""
+        wrong = re.match(r"argument (\S+): invalid choice: '?(.*?)'? \(choose from (.*)\)", message)
+        if wrong:
+            flag, given, valid = wrong.groups()
+            raise unknown(flag.removeprefix("--"), given, re.split(r",\s*", valid.replace("'", "")))
+        raise UserError(message)
+
+
+def parse(
+    argv: Sequence[str], groups: Mapping[str, Any], *, prog: str, description: str, elsewhere: Mapping[str, str] = {}
+) -> dict[str, Any]:
+    """Parse flags into one dataclass instance a group.
+
+    Args:
+        groups: name -> instance that holds the defaults; every field becomes a flag.
+        elsewhere: flags that exist but do not belong here, with where they do.
+
+    Raises:
+        UserError: an unknown flag (nearest valid one suggested), a wrong value, settings that contradict.
+    """
+    parser = OneLineParser(
+        prog=prog,
+        description=description,
+        allow_abbrev=False,
+        add_option_string_dash_variants=DashVariant.DASH,
+        argument_generation_mode=ArgumentGenerationMode.FLAT,
+        formatter_class=_Formatter,
+    )
+    for name, default in groups.items():
+        parser.add_arguments(type(default), dest=name, default=default)
+    parsed, rest = parser.parse_known_args(list(argv))
+    for given in rest:
+        raise _stray(given, groups, elsewhere)
+    return {name: getattr(parsed, name) for name in groups}
+
+
+class _Formatter(simple_parsing.SimpleHelpFormatter):
+    """Help without the type names and with room for the flags."""
+
+    def __init__(self, prog: str) -> None:
+        argparse.HelpFormatter.__init__(self, prog, max_help_position=28, width=110)
+
+
+def flag_of(field_name: str) -> str:
+    """The flag that sets a field."""
+    return "--" + field_name.replace("_", "-")
+
+
+def _stray(given: str, groups: Mapping[str, Any], elsewhere: Mapping[str, str]) -> UserError:
+    flag = given.split("=")[0]
+    if flag in elsewhere:
+        return UserError(f"{flag} belongs to {elsewhere[flag]}: leave it out or change --target")
+    if not given.startswith("-"):
+        return UserError(f"unexpected argument {given!r}: every setting is a flag, see --help")
+    return unknown("flag", flag, [flag_of(f.name) for group in groups.values() for f in fields(group)])

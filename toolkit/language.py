@@ -1,0 +1,109 @@
+"""Language models by hub name or folder. The only importer of transformer_lens."""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from toolkit.errors import UserError, require
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A model's token embedding."""
+
+    name: str
+    """Hub name or folder it came from."""
+    rows: Float[Tensor, "tokens d"]
+    """One float32 row a token."""
+    tokenizer: Any
+    """The model's tokenizer, or None where it has none."""
+
+    def token(self, index: int) -> str:
+        """A token's text with control characters and quotes escaped, or its number without a tokenizer."""
+        if self.tokenizer is None or index >= len(self.tokenizer):
+            return f"#{index}"
+        return ascii_safe(self.tokenizer.decode([index]))
+
+
+def ascii_safe(text: str) -> str:
+    """Text that cannot move a terminal's cursor or reverse its direction: unprintable characters are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def load_embedding(model: str) -> Embedding:
+    """Boot a model through TransformerBridge and keep its embedding W_E and tokenizer.
+
+    Nothing is looked up on the network for a folder. A hub name is: it is what the user asked for.
+
+    Raises:
+        UserError: no such folder or reachable name, a folder without weights, a damaged file, NaN in the rows.
+    """
+    if Path(model).is_dir():
+        _check_folder(Path(model))
+    elif _looks_like_path(model):
+        raise UserError(f"no model at {model}: expected a folder with config.json and weights, or a hub name")
+    bridge = _boot(model)
+    rows = bridge.W_E.detach().to(torch.float32).cpu().clone()
+    bad = (~rows.isfinite()).any(1).nonzero()
+    require(len(bad) == 0, f"the embedding of {model} holds NaN or infinity, first in row {int(bad[0]) if len(bad) else 0}")
+    return Embedding(model, rows, getattr(bridge, "tokenizer", None))
+
+
+def _looks_like_path(model: str) -> bool:
+    return model.startswith((".", "/", "~")) or model.count("/") > 1 or Path(model).exists()
+
+
+def _boot(model: str) -> Any:
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        return TransformerBridge.boot_transformers(model, device="cpu")
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if Path(model).is_dir():
+            raise UserError(f"cannot read the model in {model}: {first}") from error
+        raise UserError(
+            f"model {model!r} is neither a folder here nor to be had from the hub or its cache ({_short(first)}): "
+            "go online, or give a folder written by save_pretrained"
+        ) from error
+
+
+def _short(text: str, limit: int = 120) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse what the loaders would report in a page of text, or worse, fill with random numbers."""
+    require((folder / "config.json").is_file(), f"{folder} holds no model: it has no config.json")
+    weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
+    require(bool(weights), f"{folder} has no weights: expected *.safetensors beside its config.json")
+    for path in folder.glob("*.safetensors"):
+        _check_safetensors(path)
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        _check_shards(folder, set(json.loads(index.read_text())["weight_map"].values()))
+
+
+def _check_shards(folder: Path, shards: Iterable[str]) -> None:
+    missing = sorted(name for name in shards if not (folder / name).is_file())
+    require(not missing, f"{folder} lacks weights named in its index: {', '.join(missing)}")
+
+
+def _check_safetensors(path: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            file.keys()
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is corrupt or truncated ({error}): fetch it again") from error

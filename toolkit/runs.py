@@ -1,0 +1,214 @@
+"""A run folder: configuration, seeds, versions, metrics, tensors. Whole or absent; a killed run can be resumed.
+
+While it works a run lives in `<out>/<name>/.<id>.unfinished/`; `finish` renames that to `<out>/<name>/<id>/`.
+"""
+
+import json
+import math
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from toolkit.configs import differing
+from toolkit.errors import UserError
+
+_UNFINISHED = ".unfinished"
+_RECORDED = ("torch", "numpy", "numba", "sae-lens", "transformer-lens", "safetensors")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, unfinished until `finish`."""
+
+    name: str
+    """What was run; the folder's parent."""
+    folder: Path
+    """Where it is being written."""
+    config: dict[str, Any]
+    """Everything that decides its numbers."""
+    started: float
+    """Seconds since the epoch."""
+
+    def checkpoint(self, stage: str, *, every: float = 10.0) -> "FileCheckpoint":
+        """Where one stage of the run keeps its state, at most every `every` seconds."""
+        return FileCheckpoint(self.folder / f"checkpoint_{stage}.safetensors", every)
+
+    def finish(self, metrics: Mapping[str, Any], tensors: Mapping[str, Tensor], checks: list[dict[str, Any]]) -> Path:
+        """Write result.json and tensors.safetensors, drop checkpoints and give the folder its name."""
+        from safetensors.torch import save_file
+
+        save_file({key: value.contiguous().cpu() for key, value in tensors.items()}, self.folder / "tensors.safetensors")
+        result = {
+            "name": self.name,
+            "config": self.config,
+            "seeds": [self.config["seed"]],
+            "versions": versions(),
+            **commit(),
+            "started": datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.time() - self.started, 3),
+            "metrics": plain(metrics),
+            "checks": checks,
+        }
+        write_json(self.folder / "result.json", result)
+        for path in self.folder.glob("checkpoint_*"):
+            path.unlink()
+        done = self.folder.with_name(self.folder.name.removeprefix(".").removesuffix(_UNFINISHED))
+        self.folder.rename(done)
+        return done
+
+
+@dataclass
+class FileCheckpoint:
+    """The state of one training, in a safetensors file that is replaced whole."""
+
+    path: Path
+    """The file."""
+    every: float
+    """Least number of seconds between two saves."""
+    last: float = field(default_factory=time.monotonic)
+    """When it was last written."""
+
+    def load(self) -> dict[str, Tensor] | None:
+        """The state last saved, or None.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        if not self.path.exists():
+            return None
+        try:
+            return load_file(self.path)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"checkpoint {self.path} is damaged ({error}): delete its folder and start anew") from error
+
+    def save(self, state: Callable[[], dict[str, Tensor]]) -> None:
+        """Write the state when `every` seconds have passed since the last time."""
+        from safetensors.torch import save_file
+
+        if time.monotonic() - self.last < self.every:
+            return
+        temporary = self.path.with_suffix(".tmp")
+        save_file({key: value.contiguous().cpu() for key, value in state().items()}, temporary)
+        temporary.replace(self.path)
+        self.last = time.monotonic()
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turn a failed write (a full disk, a folder taken away) into one line; checkpoints stay for --resume.
+
+    Raises:
+        UserError: the operating system refused a write.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror or error}; make room and use --resume") from error
+    except SafetensorError as error:
+        raise UserError(f"cannot write to {folder}: {error}; make room and use --resume") from error
+
+
+def open_run(out: str, name: str, config: dict[str, Any], *, resume: bool) -> Run:
+    """Make a run's folder, or with `resume` take up the newest unfinished one of this name.
+
+    Raises:
+        UserError: the folder cannot be written, or the run to be resumed has another configuration (the settings
+            that differ are named).
+    """
+    parent = Path(out) / name
+    unfinished = sorted(parent.glob(f".*{_UNFINISHED}"))
+    if resume and unfinished:
+        return _reopened(unfinished[-1], name, config)
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = _claim(parent)
+    except OSError as error:
+        raise UserError(f"cannot write to {parent}: {error.strerror}; choose another folder with --out") from error
+    run = Run(name, folder, config, time.time())
+    write_json(folder / "run.json", {"config": config, "started": run.started})
+    return run
+
+
+def _reopened(folder: Path, name: str, config: dict[str, Any]) -> Run:
+    try:
+        saved = json.loads((folder / "run.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot resume {folder}: its run.json is missing or damaged; delete the folder") from error
+    changed = differing(saved["config"], config)
+    if changed:
+        raise UserError(f"cannot resume {folder} with another configuration: {'; '.join(changed)}")
+    return Run(name, folder, config, saved["started"])
+
+
+def _claim(parent: Path) -> Path:
+    """Take the next free number; making the folder is the claim, so two commands cannot share one."""
+    while True:
+        taken = [p.name.removeprefix(".").removesuffix(_UNFINISHED) for p in parent.iterdir()]
+        number = max((int(n) for n in taken if n.isdigit()), default=0) + 1
+        folder = parent / f".{number:03d}{_UNFINISHED}"
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            continue
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write strict JSON to a temporary name and rename it."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w") as file:
+        json.dump(value, file, indent=2, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def plain(value: Any) -> Any:
+    """JSON values: NaN and infinity become null, tuples lists."""
+    if isinstance(value, Mapping):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python's packages that decide numbers or formats."""
+    found = {}
+    for package in _RECORDED:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def commit() -> dict[str, Any]:
+    """The toolkit's own commit and whether its files differ from it; null where it is not a checkout."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return {"commit": None, "dirty": None}
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True).stdout
+
+    try:
+        return {"commit": git("rev-parse", "HEAD").strip(), "dirty": bool(git("status", "--porcelain").strip())}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}

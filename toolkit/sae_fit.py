@@ -1,0 +1,104 @@
+"""The main command: fit sparse autoencoders to toy models or to a real model's embedding.
+
+    python -m toolkit.sae_fit --target tms
+    python -m toolkit.sae_fit --target embedding --model FOLDER_OR_NAME --architecture topk --k 32 --width 2304
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+from toolkit import flags
+from toolkit.configs import PRESETS, TARGETS, EmbeddingConfig, RunConfig, SAEConfig
+from toolkit.errors import UserError, require, unknown
+
+PROG = "python -m toolkit.sae_fit"
+EPILOG = "tms also takes --preset; embedding takes --model and what follows it. gpt2-embedding = embedding of gpt2."
+
+
+@dataclass(frozen=True)
+class TargetConfig:
+    """What to fit."""
+
+    target: Literal["tms", "embedding", "gpt2-embedding"] | None = None
+    """tms: toy models, where the truth is known; embedding: the token embedding of --model."""
+    preset: Literal["pentagon", "geometry"] = "pentagon"
+    """Settings that belong together (tms): pentagon n=5, m=2; geometry n=400, m=30. Other flags change them."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code (2 after a mistake that one line explains)."""
+    try:
+        settings = settings_from(sys.argv[1:] if argv is None else argv)
+        if settings["what"].target == "tms":
+            from toolkit.fit_tms import fit
+        else:
+            from toolkit.fit_embedding import fit
+        fit(settings)
+        return 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command with --resume goes on from the last checkpoint", file=sys.stderr)
+        return 130
+
+
+def settings_from(argv: Sequence[str]) -> dict[str, Any]:
+    """Parse the command line into configuration objects, by group.
+
+    Raises:
+        UserError: an unknown or missing target, preset, flag or value, or settings that contradict each other.
+    """
+    what = _what(argv)
+    preset = PRESETS[what.preset]
+    toys = {"toy": preset.toy, "training": preset.training}
+    rows = {"embedding": EmbeddingConfig()}
+    asks_help = "--help" in argv or "-h" in argv
+    is_tms = what.target == "tms"
+    require(asks_help or what.target is not None, f"--target is missing: give one of {', '.join(TARGETS)}")
+    groups = {**(toys if is_tms or asks_help else {}), **({} if is_tms and not asks_help else rows)}
+    sae = preset.sae if is_tms else SAEConfig()
+    other = "--target embedding" if is_tms else "--target tms"
+    elsewhere = {flags.flag_of(f.name): other for group in {**toys, **rows}.values() for f in fields(group)}
+    parsed = flags.parse(
+        argv,
+        {"what": what, **groups, "sae": sae, "run": RunConfig()},
+        prog=PROG,
+        description="Fit sparse autoencoders to toy models of superposition or to a language model's embedding. " + EPILOG,
+        elsewhere=elsewhere,
+    )
+    return _resolved(parsed, argv)
+
+
+def _what(argv: Sequence[str]) -> TargetConfig:
+    """Target and preset, read before the rest because they decide its defaults."""
+    chosen: dict[str, Any] = {}
+    for name, valid in (("target", TARGETS), ("preset", tuple(PRESETS))):
+        for at, word in enumerate(argv):
+            if word == f"--{name}" and at + 1 < len(argv):
+                chosen[name] = argv[at + 1]
+            elif word.startswith(f"--{name}="):
+                chosen[name] = word.partition("=")[2]
+        if name in chosen and chosen[name] not in valid:
+            raise unknown(name, chosen[name], valid)
+    return TargetConfig(**chosen)
+
+
+def _resolved(parsed: dict[str, Any], argv: Sequence[str]) -> dict[str, Any]:
+    """gpt2-embedding becomes embedding of gpt2."""
+    what: TargetConfig = parsed["what"]
+    if what.target == "gpt2-embedding":
+        model = parsed["embedding"].model
+        require(model == "gpt2", f"--target gpt2-embedding is the embedding of gpt2, got --model {model}: use --target embedding")
+        parsed["what"] = replace(what, target="embedding")
+    require(
+        what.target == "tms" or not any(word.split("=")[0] == "--preset" for word in argv),
+        "--preset belongs to --target tms: leave it out or change --target",
+    )
+    return parsed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
