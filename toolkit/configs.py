@@ -109,7 +109,8 @@ class SAEConfig:
         _choice(self, "architecture", ARCHITECTURES)
         _positive(self, "width", "k", "steps", "batch", "lr", "dead_after", "bandwidth")
         require(
-            0 <= self.sparsity < math.inf, f"sparsity must be zero or a positive number, got {self.sparsity}: its weight"
+            0 <= self.sparsity < math.inf,
+            f"sparsity must be zero or a positive number, got {self.sparsity}: its weight",
         )
         if self.architecture in WITH_K:
             require(

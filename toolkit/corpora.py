@@ -30,9 +30,7 @@ def read_text(path: str | Path) -> str:
     return text
 
 
-def unigram(
-    text: str, tokenizer: Any, vocabulary: int, *, smoothing: float = 0.5
-) -> Float[Tensor, " tokens"]:
+def unigram(text: str, tokenizer: Any, vocabulary: int, *, smoothing: float = 0.5) -> Float[Tensor, " tokens"]:
     """Smoothed unigram probabilities (count + smoothing) / total, one for each row of the embedding.
 
     Half a count a token (Jeffreys' prior) keeps unseen tokens in play.

@@ -104,5 +104,7 @@ def _cosines(axes: Axes, directions: Tensor, decoder: Tensor, match: metrics.Mat
     matched = match.latents[match.latents >= 0]
     rest = [j for j in range(len(decoder)) if j not in set(matched.tolist())]
     order = [*matched.tolist(), *rest]
-    axes.imshow((unit @ decoder[order].T).numpy(), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest", aspect="auto")
+    axes.imshow(
+        (unit @ decoder[order].T).numpy(), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest", aspect="auto"
+    )
     axes.set(xticks=[], yticks=[])

@@ -84,7 +84,9 @@ def fit(settings: dict[str, Any]) -> None:
     }  # fmt: skip
     folder = open_run(run.out, f"embedding-{Path(options.model).name}", recorded, resume=run.resume)
     weights = None if rows.weights is None else rows.weights[rows.train]
-    target = rows_target(rows.ready(rows.train), weights=weights, seed=run.seed, name=f"the embedding of {options.model}")
+    target = rows_target(
+        rows.ready(rows.train), weights=weights, seed=run.seed, name=f"the embedding of {options.model}"
+    )
     with writing(folder.folder), progress_bar(config.steps, "SAE", run.quiet) as progress:
         sae = fit_sae(
             target, config, seed=run.seed, device=device, progress=progress, checkpoint=folder.checkpoint("sae")
@@ -136,9 +138,7 @@ def _pass(sae: SAE, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @torch.no_grad()
-def typical_tokens(
-    sae: SAE, rows: Rows, embedding: Embedding, shares: Tensor, *, seed: int
-) -> list[dict[str, Any]]:
+def typical_tokens(sae: SAE, rows: Rows, embedding: Embedding, shares: Tensor, *, seed: int) -> list[dict[str, Any]]:
     """For a sample of live latents, the ten tokens that activate each most."""
     alive = shares.nonzero().flatten().numpy()
     chosen = np.sort(np.random.default_rng([seed, 5]).permutation(alive)[:SAMPLED])
@@ -175,9 +175,7 @@ def _write(folder: Run, sae: SAE, rows: Rows, measured: dict[str, Any], typical:
         return folder.finish(numbers, tensors, [])
 
 
-def table(
-    embedding: Embedding, rows: Rows, sae: SAE, measured: dict[str, Any], typical: list[dict[str, Any]]
-) -> str:
+def table(embedding: Embedding, rows: Rows, sae: SAE, measured: dict[str, Any], typical: list[dict[str, Any]]) -> str:
     """The scores and the sample of latents as text."""
     tokens, d = rows.raw.shape
     lines = [

@@ -86,7 +86,7 @@ _HEAD = ("instance", "density", "loss", "repr.", "D_i", "geometry", "signed MCC"
 
 def table(toy: TrainedToy, scores: list[Recovery], chances: list[Recovery]) -> str:
     """The comparison with the truth as text: one line an instance, then medians and the chance level."""
-    rows = [_HEAD]
+    rows: list[tuple[str, ...]] = [_HEAD]
     for i in range(min(len(scores), _SHOWN)):
         rows.append((*_toy_cells(toy, i), *_score_cells(scores[i])))
     rows.append(("median", "", f"{toy.loss.median():.4g}", f"{toy.represented.median():g}", "", "", *_middle(scores)))
@@ -97,7 +97,9 @@ def table(toy: TrainedToy, scores: list[Recovery], chances: list[Recovery]) -> s
     lines.insert(len(lines) - 2, "-" * len(lines[0]))
     if len(scores) > _SHOWN:
         lines.append(f"({_SHOWN} of {len(scores)} instances shown; all are in result.json)")
-    lines.append("* not well trained: loss more than 10% above the best with the same density. Chance: random decoders.")
+    lines.append(
+        "* not well trained: loss more than 10% above the best with the same density. Chance: random decoders."
+    )
     return "\n".join(lines)
 
 

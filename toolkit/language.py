@@ -52,7 +52,9 @@ def load_embedding(model: str) -> Embedding:
     bridge = _boot(model)
     rows = bridge.W_E.detach().to(torch.float32).cpu().clone()
     bad = (~rows.isfinite()).any(1).nonzero()
-    require(len(bad) == 0, f"the embedding of {model} holds NaN or infinity, first in row {int(bad[0]) if len(bad) else 0}")
+    require(
+        len(bad) == 0, f"the embedding of {model} holds NaN or infinity, first in row {int(bad[0]) if len(bad) else 0}"
+    )
     return Embedding(model, rows, getattr(bridge, "tokenizer", None))
 
 

@@ -46,7 +46,9 @@ class Run:
         """Write result.json and tensors.safetensors, drop checkpoints and give the folder its name."""
         from safetensors.torch import save_file
 
-        save_file({key: value.contiguous().cpu() for key, value in tensors.items()}, self.folder / "tensors.safetensors")
+        save_file(
+            {key: value.contiguous().cpu() for key, value in tensors.items()}, self.folder / "tensors.safetensors"
+        )
         result = {
             "name": self.name,
             "config": self.config,

@@ -1,8 +1,8 @@
 """Sparse autoencoders: training of many at once, the fitted result, and sae-lens's format. The only importer of sae_lens.
 
-    from toolkit.sae import SAEConfig, fit_sae
-    sae = fit_sae(tms_target(toy), SAEConfig(architecture="topk", width=5, k=1))
-    sae.W_dec                         # (instances, width, d), unit rows
+from toolkit.sae import SAEConfig, fit_sae
+sae = fit_sae(tms_target(toy), SAEConfig(architecture="topk", width=5, k=1))
+sae.W_dec                         # (instances, width, d), unit rows
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from toolkit.errors import UserError, require
 from toolkit.sae_losses import Parameters, batch_topk, levels, pre_activations, reconstruct, row_topk
 from toolkit.sae_steps import Buffers, step_function
 from toolkit.targets import Target
-from toolkit.toy import EVALUATION, Checkpoint, Diverged, Progress
+from toolkit.toy import EVALUATION, Checkpoint, DivergenceError, Progress
 
 __all__ = ["SAE", "SAEConfig", "fit_sae", "load_sae"]
 
@@ -54,7 +54,7 @@ class SAE:
         if self.config.architecture in THRESHOLDED:
             return pre.relu() * (pre > p["threshold"][:, None])
         if self.config.architecture == "topk":
-            return pre.relu() * row_topk(pre, self.config.k)
+            return pre.relu() * row_topk(pre, int(self.config.k))
         if self.config.architecture == "gated":
             magnitude = (pre - p["b_enc"][:, None]) * p["r_mag"].exp()[:, None] + p["b_mag"][:, None]
             return (pre > 0) * magnitude.relu()
@@ -115,7 +115,7 @@ def fit_sae(
 
     Raises:
         UserError: the rows hold NaN, or batchtopk has nothing to choose from.
-        Diverged: the loss stopped being finite (the step is named).
+        DivergenceError: the loss stopped being finite (the step is named).
     """
     if isinstance(target, Tensor):
         from toolkit.targets import rows_target
@@ -163,7 +163,7 @@ class _Trainer:
         dead = (self.silent > self.config.dead_after) & (not self.config.resample)
         done = self.step_of(with_encoder(self.parameters), self.grads, x, self.config, dead, self.buffers)
         if not bool(done.loss.isfinite().all()):
-            raise Diverged(f"the SAE on {self.target.name}", step)
+            raise DivergenceError(f"the SAE on {self.target.name}", step)
         clip_by_instance(self.grads)
         self.optimizer.param_groups[0]["lr"] = learning_rate(self.config, step)
         self.optimizer.step()
@@ -312,13 +312,9 @@ def _training_sae(sae: SAE) -> Any:
             sae_lens.StandardTrainingSAEConfig(**shape, l1_coefficient=config.sparsity)
         ),
         "topk": lambda: sae_lens.TopKTrainingSAE(sae_lens.TopKTrainingSAEConfig(**shape, k=int(config.k))),
-        "batchtopk": lambda: sae_lens.BatchTopKTrainingSAE(
-            sae_lens.BatchTopKTrainingSAEConfig(**shape, k=config.k)
-        ),
+        "batchtopk": lambda: sae_lens.BatchTopKTrainingSAE(sae_lens.BatchTopKTrainingSAEConfig(**shape, k=config.k)),
         "matryoshka": lambda: sae_lens.MatryoshkaBatchTopKTrainingSAE(
-            sae_lens.MatryoshkaBatchTopKTrainingSAEConfig(
-                **shape, k=config.k, matryoshka_widths=levels(config.width)
-            )
+            sae_lens.MatryoshkaBatchTopKTrainingSAEConfig(**shape, k=config.k, matryoshka_widths=levels(config.width))
         ),
         "jumprelu": lambda: sae_lens.JumpReLUTrainingSAE(
             sae_lens.JumpReLUTrainingSAEConfig(

@@ -1,7 +1,7 @@
 """The main command: fit sparse autoencoders to toy models or to a real model's embedding.
 
-    python -m toolkit.sae_fit --target tms
-    python -m toolkit.sae_fit --target embedding --model FOLDER_OR_NAME --architecture topk --k 32 --width 2304
+python -m toolkit.sae_fit --target tms
+python -m toolkit.sae_fit --target embedding --model FOLDER_OR_NAME --architecture topk --k 32 --width 2304
 """
 
 import sys
@@ -53,8 +53,8 @@ def settings_from(argv: Sequence[str]) -> dict[str, Any]:
     """
     what = _what(argv)
     preset = PRESETS[what.preset]
-    toys = {"toy": preset.toy, "training": preset.training}
-    rows = {"embedding": EmbeddingConfig()}
+    toys: dict[str, Any] = {"toy": preset.toy, "training": preset.training}
+    rows: dict[str, Any] = {"embedding": EmbeddingConfig()}
     asks_help = "--help" in argv or "-h" in argv
     is_tms = what.target == "tms"
     require(asks_help or what.target is not None, f"--target is missing: give one of {', '.join(TARGETS)}")
@@ -66,7 +66,8 @@ def settings_from(argv: Sequence[str]) -> dict[str, Any]:
         argv,
         {"what": what, **groups, "sae": sae, "run": RunConfig()},
         prog=PROG,
-        description="Fit sparse autoencoders to toy models of superposition or to a language model's embedding. " + EPILOG,
+        description="Fit sparse autoencoders to toy models of superposition or to a language model's embedding. "
+        + EPILOG,
         elsewhere=elsewhere,
     )
     return _resolved(parsed, argv)
@@ -91,7 +92,10 @@ def _resolved(parsed: dict[str, Any], argv: Sequence[str]) -> dict[str, Any]:
     what: TargetConfig = parsed["what"]
     if what.target == "gpt2-embedding":
         model = parsed["embedding"].model
-        require(model == "gpt2", f"--target gpt2-embedding is the embedding of gpt2, got --model {model}: use --target embedding")
+        require(
+            model == "gpt2",
+            f"--target gpt2-embedding is the embedding of gpt2, got --model {model}: use --target embedding",
+        )
         parsed["what"] = replace(what, target="embedding")
     require(
         what.target == "tms" or not any(word.split("=")[0] == "--preset" for word in argv),

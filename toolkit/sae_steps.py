@@ -128,7 +128,13 @@ def jumprelu_step(
     d_decoder = torch.bmm(latents.mT, gradient)
     d_pre = torch.bmm(gradient, p["W_dec"].mT, out=latents)
     kernels.jump_backward(
-        flat, threshold, batch, config.bandwidth, config.sparsity, d_pre.flatten(0, 1).numpy(), grads["threshold"].numpy()
+        flat,
+        threshold,
+        batch,
+        config.bandwidth,
+        config.sparsity,
+        d_pre.flatten(0, 1).numpy(),
+        grads["threshold"].numpy(),
     )
     grads["b_enc"].copy_(d_pre.sum(1))
     _write(p, grads, centred, d_pre, d_decoder, gradient.sum(1))
@@ -194,7 +200,7 @@ def topk_step(p: Parameters, grads: Parameters, x: Tensor, config: SAEConfig, de
 
 def _select(p: Parameters, pre: Tensor, config: SAEConfig, buffers: Buffers) -> tuple[np.ndarray, ...]:
     """The sparse code of a batch: row starts, row ends, latents, values."""
-    instances, batch, width = pre.shape
+    instances, batch, _ = pre.shape
     rows = instances * batch
     starts, ends = (buffers.get(name, (rows,), np.int64) for name in ("starts", "ends"))
     keep = int(config.k * batch)

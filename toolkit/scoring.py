@@ -42,9 +42,7 @@ def _fresh(toy: TrainedToy, seed: int) -> tuple[Tensor, Tensor]:
 def _compare(toy: TrainedToy, sae: SAE, features: Tensor, x: Tensor) -> list[Recovery]:
     latents = sae.encode(x)
     bias = sae.parameters["b_dec"]
-    return [
-        metrics.recovery(toy.W[i], features[i], x[i], latents[i], sae.W_dec[i], bias[i]) for i in range(len(x))
-    ]
+    return [metrics.recovery(toy.W[i], features[i], x[i], latents[i], sae.W_dec[i], bias[i]) for i in range(len(x))]
 
 
 def _random(sae: SAE, x: Tensor, seed: int) -> SAE:

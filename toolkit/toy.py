@@ -1,8 +1,8 @@
 """Toy models of superposition, many instances in one program, and their training.
 
-    from toolkit.toy import ToyModel, train
-    toy = train(ToyModel(features=5, hidden=2, density=0.05), seed=0)
-    toy.feature_dimensionality        # (instances, features)
+from toolkit.toy import ToyModel, train
+toy = train(ToyModel(features=5, hidden=2, density=0.05), seed=0)
+toy.feature_dimensionality        # (instances, features)
 """
 
 from collections.abc import Callable
@@ -20,7 +20,17 @@ from toolkit.configs import ToyModel, ToyTraining
 from toolkit.errors import UserError
 from toolkit.samplers import sample
 
-__all__ = ["Checkpoint", "Diverged", "ToyModel", "ToyTraining", "TrainedToy", "importance", "loss", "output", "train"]
+__all__ = [
+    "Checkpoint",
+    "DivergenceError",
+    "ToyModel",
+    "ToyTraining",
+    "TrainedToy",
+    "importance",
+    "loss",
+    "output",
+    "train",
+]
 
 EVALUATION = 2**40
 """Step numbers from here on are never trained on: batches that measure."""
@@ -30,11 +40,13 @@ WELL_TRAINED = 1.1
 _CHUNK = 100
 
 
-class Diverged(UserError):
+class DivergenceError(UserError):
     """Training met a loss that is not a number."""
 
     def __init__(self, what: str, step: int) -> None:
-        super().__init__(f"training of {what} diverged: the loss is not finite at step {step}; try a smaller learning rate")
+        super().__init__(
+            f"training of {what} diverged: the loss is not finite at step {step}; try a smaller learning rate"
+        )
 
 
 class Checkpoint(Protocol):
@@ -144,7 +156,7 @@ def train(
     On the CPU the compiled kernels do the work; a hidden ReLU or CUDA goes through torch's autograd.
 
     Raises:
-        Diverged: the loss of an instance stopped being finite (the step is named).
+        DivergenceError: the loss of an instance stopped being finite (the step is named).
     """
     start = _initial(model, seed) if checkpoint is None else checkpoint.load() or _initial(model, seed)
     state = {name: value.to(device if name != "history" else "cpu") for name, value in start.items()}
@@ -186,7 +198,7 @@ def _rates(training: ToyTraining) -> np.ndarray:
 def _check_finite(losses: Tensor, first: int) -> None:
     bad = (~losses.isfinite()).any(1).nonzero()
     if len(bad):
-        raise Diverged("the toy models", first + int(bad[0]))
+        raise DivergenceError("the toy models", first + int(bad[0]))
 
 
 def _compiled_steps(

@@ -1,0 +1,1 @@
+"""Questions, one a file, with checks that pass or fail (to come)."""
