@@ -79,9 +79,8 @@ def fit(settings: dict[str, Any]) -> None:
     device = resolve(run.device)
     embedding = load_embedding(options.model)
     rows = prepare(embedding, options, seed=run.seed)
-    recorded = {
-        "target": "embedding", "embedding": to_dict(options), "sae": to_dict(config), "seed": run.seed, "device": device,
-    }  # fmt: skip
+    parts = {"embedding": to_dict(options), "sae": to_dict(config)}
+    recorded = {"target": "embedding", **parts, "seed": run.seed, "device": device}
     folder = open_run(run.out, f"embedding-{Path(options.model).name}", recorded, resume=run.resume)
     weights = None if rows.weights is None else rows.weights[rows.train]
     target = rows_target(

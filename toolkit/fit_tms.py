@@ -14,21 +14,17 @@ from toolkit.targets import tms_target
 from toolkit.toy import TrainedToy, train
 
 _SHOWN = 16
-WHY = (
-    "Why these settings: at most one feature is on in most rows, so k=1 makes one latent a feature the cheapest code;\n"
-    "tying removes the freedom to read one direction and write another; twice as many latents as features, with silent\n"
-    "ones re-drawn at badly rebuilt rows, leaves no feature without a latent. An L1 penalty shrinks and splits instead."
-)
+WHY = """Why these settings: at most one feature is on in most rows, so with k=1 the cheapest code gives each feature a
+latent; tying removes the freedom to read one direction and write another; twice as many latents as features,
+silent ones re-drawn at badly rebuilt rows, leaves no feature without one. L1 penalties shrink and split instead."""
 
 
 def fit(settings: dict[str, Any]) -> None:
     """Train, score, print the table and write the run folder."""
     what, model, training, config, run = (settings[key] for key in ("what", "toy", "training", "sae", "run"))
     device = resolve(run.device)
-    recorded = {
-        "target": "tms", "toy": to_dict(model), "training": to_dict(training), "sae": to_dict(config),
-        "seed": run.seed, "device": device,
-    }  # fmt: skip
+    parts = {"toy": to_dict(model), "training": to_dict(training), "sae": to_dict(config)}
+    recorded = {"target": "tms", **parts, "seed": run.seed, "device": device}
     folder = open_run(run.out, f"tms-{what.preset}", recorded, resume=run.resume)
     with writing(folder.folder), progress_bar(training.toy_steps, "toy models", run.quiet) as progress:
         toy = train(

@@ -57,6 +57,17 @@ def reconstruct(p: Parameters, latents: Tensor) -> Tensor:
     return torch.baddbmm(p["b_dec"][:, None], latents, p["W_dec"])
 
 
+def encode(p: Parameters, x: Tensor, config: SAEConfig) -> Tensor:
+    """Latents (I, B, w) of a finished SAE with unit decoder rows; batch-wise choices have become a threshold."""
+    pre = pre_activations(p, x)
+    if config.architecture == "topk":
+        return pre.relu() * row_topk(pre, int(config.k))
+    if config.architecture == "gated":
+        magnitude = (pre - p["b_enc"][:, None]) * p["r_mag"].exp()[:, None] + p["b_mag"][:, None]
+        return (pre > 0) * magnitude.relu()
+    return pre.relu() * (pre > p["threshold"][:, None]) if "threshold" in p else pre.relu()
+
+
 def row_topk(scores: Tensor, k: int) -> Tensor:
     """Mask of the k largest entries of each row."""
     return torch.zeros_like(scores).scatter_(-1, scores.topk(k, dim=-1).indices, 1.0)

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from toolkit import metrics
 from toolkit.metrics import Recovery
-from toolkit.sae import SAE, calibrated_threshold
+from toolkit.sae import SAE
+from toolkit.sae_training import calibrated_threshold
 from toolkit.samplers import sample
 from toolkit.toy import EVALUATION, TrainedToy, density
 
