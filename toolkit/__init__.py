@@ -1,1 +1,1 @@
-"""Methods: toy models, sparse autoencoders, metrics and the command that fits them. Knows nothing of nulls or verdicts."""
+"""Methods: toy models, sparse autoencoders, metrics, the command. Knows nothing of nulls or verdicts."""

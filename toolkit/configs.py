@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from toolkit.errors import require, unknown
@@ -173,13 +173,15 @@ class Preset:
     sae: SAEConfig
 
 
-_PENTAGON_SAE = SAEConfig(
+_TOY_SAE = SAEConfig(
     architecture="topk", width=10, k=1, tied=True, resample=True, steps=3000, batch=1024, lr=3e-3, dead_after=100
 )
 PRESETS: dict[str, Preset] = {
-    "pentagon": Preset(ToyModel(), ToyTraining(), _PENTAGON_SAE),
+    "pentagon": Preset(ToyModel(), ToyTraining(), _TOY_SAE),
     "geometry": Preset(
-        ToyModel(features=400, hidden=30, instances=4, density=(0.3, 0.1, 0.03, 0.01)), ToyTraining(), _PENTAGON_SAE
+        ToyModel(features=400, hidden=30, instances=4, density=(0.1, 0.03, 0.01, 0.003)),
+        ToyTraining(),
+        replace(_TOY_SAE, width=800, k=2, steps=2000, dead_after=200),
     ),
 }
 

@@ -23,7 +23,8 @@ def read_text(path: str | Path) -> str:
     path = Path(path)
     require(path.is_file(), f"no text file at {path}: expected a .txt or .txt.gz file")
     try:
-        text = gzip.open(path, "rt", encoding="utf-8").read() if path.suffix == ".gz" else path.read_text("utf-8")
+        raw = path.read_bytes()
+        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path} as text: {error}") from error
     require(bool(text.strip()), f"{path} is empty: expected text to count tokens in")

@@ -78,7 +78,7 @@ class Trainer:
         for i in silent.any(1).nonzero().flatten().tolist():
             latents = silent[i].nonzero().flatten()
             p = {name: value[i : i + 1] for name, value in with_encoder(self.parameters).items()}
-            residual = (x[i] - _rebuild(p, x[i : i + 1], self.config)[0]).cpu()
+            residual = (x[i] - rebuild(p, x[i : i + 1], self.config)[0]).cpu()
             chances = residual.square().sum(1).double().square().numpy() + 1e-30
             draw = np.random.default_rng([self.seed, 2, step, i])
             rows = draw.choice(len(residual), len(latents), p=chances / chances.sum())
@@ -166,7 +166,7 @@ def fold_decoder_norm(p: Parameters) -> Parameters:
     return {**{name: value.clone() for name, value in p.items()}, **folded}
 
 
-def _rebuild(p: Parameters, x: Tensor, config: SAEConfig) -> Tensor:
+def rebuild(p: Parameters, x: Tensor, config: SAEConfig) -> Tensor:
     """The reconstruction while training, where batch-wise architectures choose within the batch."""
     if config.architecture not in WITH_K:
         return reconstruct(p, encode(p, x, config))

@@ -1,0 +1,26 @@
+"""python -m benchmarks [toy] [toy-saes] [embedding] [--model FOLDER_OR_NAME]: prints a table for each."""
+
+import argparse
+import sys
+
+from benchmarks import embedding_saes, toy_saes, toy_training
+
+
+def main() -> None:
+    """Run the named benchmarks, or all."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=["toy", "toy-saes", "embedding", []], default=[])
+    parser.add_argument("--model", help="model whose embedding is fitted; without one, Gaussian rows of its size")
+    options = parser.parse_args()
+    names = options.names or ["toy", "toy-saes", "embedding"]
+    if "toy" in names:
+        toy_training.report()
+    if "toy-saes" in names:
+        toy_saes.report()
+    if "embedding" in names:
+        embedding_saes.report(options.model)
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
