@@ -10,34 +10,46 @@ import numpy as np
 
 # Bits a pass of the radix selection; three passes cover the 31 bits of a positive float, highest first.
 RADIX = 11
+# Rows a thread takes at a time, so that scratch memory is allocated once for many.
+_CHUNK = 64
+# Latents a thread sums over rows at a time: one thread owns a column's sum, and a single instance still has work
+# for every core.
+_COLUMNS = 256
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
 def select_in_rows(pre, norms, batch, k, starts, ends, latents, values):
     """Keep the positive ones among the k largest pre * norm of each row; pre is (rows, w), norms (I, w)."""
-    rows, width = pre.shape
-    for r in numba.prange(rows):
-        norm = norms[r // batch]
+    rows = pre.shape[0]
+    for chunk in numba.prange((rows + _CHUNK - 1) // _CHUNK):
         best = np.empty(k, np.float32)
         which = np.empty(k, np.int32)
-        for j in range(k):
-            best[j] = pre[r, j] * norm[j]
-            which[j] = j
-        worst = np.argmin(best)
-        for j in range(k, width):
-            score = pre[r, j] * norm[j]
-            if score > best[worst]:
-                best[worst] = score
-                which[worst] = j
-                worst = np.argmin(best)
-        starts[r] = r * k
-        count = r * k
-        for j in range(k):
-            if best[j] > 0:
-                latents[count] = which[j]
-                values[count] = pre[r, which[j]]
-                count += 1
-        ends[r] = count
+        for r in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, rows)):
+            _largest(pre[r], norms[r // batch], best, which)
+            starts[r] = r * k
+            count = r * k
+            for j in range(k):
+                if best[j] > 0:
+                    latents[count] = which[j]
+                    values[count] = pre[r, which[j]]
+                    count += 1
+            ends[r] = count
+
+
+@numba.njit(cache=True, fastmath=True)
+def _largest(pre, norm, best, which):
+    """Fill `best` and `which` with the largest pre * norm and their places, in no order."""
+    k = best.shape[0]
+    for j in range(k):
+        best[j] = pre[j] * norm[j]
+        which[j] = j
+    worst = np.argmin(best)
+    for j in range(k, pre.shape[0]):
+        score = pre[j] * norm[j]
+        if score > best[worst]:
+            best[worst] = score
+            which[worst] = j
+            worst = np.argmin(best)
 
 
 @numba.njit(cache=True, parallel=True)
@@ -138,26 +150,26 @@ def decode_rows(x, batch, starts, ends, latents, values, W_dec, b_dec, level, er
     scale = np.float32(2.0 / batch)
     for r in numba.prange(rows):
         first = (r // batch) * width
-        error = b_dec[r // batch] - x[r]
         total = np.float32(0.0)
         widest = np.float32(0.0)
         for at in range(count):
+            for c in range(d):
+                errors[r, at, c] = errors[r, at - 1, c] if at else b_dec[r // batch, c] - x[r, c]
             for e in range(starts[r], ends[r]):
                 if level[latents[e]] == at:
                     row = W_dec[first + latents[e]]
-                    value = values[e]
                     for c in range(d):
-                        error[c] += value * row[c]
+                        errors[r, at, c] += values[e] * row[c]
             widest = np.float32(0.0)
             for c in range(d):
-                widest += error[c] * error[c]
-                errors[r, at, c] = scale * error[c]
+                widest += errors[r, at, c] * errors[r, at, c]
             total += widest
         losses[r, 0] = total
         losses[r, 1] = widest
-        for at in range(count - 2, -1, -1):
+        for at in range(count - 1, -1, -1):
             for c in range(d):
-                errors[r, at, c] += errors[r, at + 1, c]
+                wider = errors[r, at + 1, c] if at + 1 < count else np.float32(0.0)
+                errors[r, at, c] = scale * errors[r, at, c] + wider
         for e in range(starts[r], ends[r]):
             row = W_dec[first + latents[e]]
             gradient = errors[r, level[latents[e]]]
@@ -167,25 +179,25 @@ def decode_rows(x, batch, starts, ends, latents, values, W_dec, b_dec, level, er
             d_values[e] = product
 
 
-@numba.njit(cache=True)
-def group_by_latent(batch, starts, ends, latents, latent_starts, entries, entry_rows):
+@numba.njit(cache=True, parallel=True)
+def group_by_latent(batch, width, starts, ends, latents, latent_starts, entries, entry_rows):
     """Counting sort of the entries by (instance, latent): entries[latent_starts[q]:latent_starts[q + 1]]."""
-    width = (latent_starts.shape[0] - 1) // (starts.shape[0] // batch)
+    instances = starts.shape[0] // batch
     latent_starts[:] = 0
-    for r in range(starts.shape[0]):
-        first = (r // batch) * width
-        for e in range(starts[r], ends[r]):
-            latent_starts[first + latents[e] + 1] += 1
+    for i in numba.prange(instances):
+        for r in range(i * batch, (i + 1) * batch):
+            for e in range(starts[r], ends[r]):
+                latent_starts[i * width + latents[e] + 1] += 1
     for q in range(latent_starts.shape[0] - 1):
         latent_starts[q + 1] += latent_starts[q]
-    cursor = latent_starts[:-1].copy()
-    for r in range(starts.shape[0]):
-        first = (r // batch) * width
-        for e in range(starts[r], ends[r]):
-            q = first + latents[e]
-            entries[cursor[q]] = e
-            entry_rows[cursor[q]] = r
-            cursor[q] += 1
+    for i in numba.prange(instances):
+        cursor = latent_starts[i * width : (i + 1) * width].copy()
+        for r in range(i * batch, (i + 1) * batch):
+            for e in range(starts[r], ends[r]):
+                at = cursor[latents[e]]
+                entries[at] = e
+                entry_rows[at] = r
+                cursor[latents[e]] = at + 1
 
 
 @numba.njit(cache=True, parallel=True, fastmath=True)
@@ -220,9 +232,12 @@ def mask_by_positive(gradient, latents):
 @numba.njit(cache=True, parallel=True)
 def jump(pre, threshold, batch, latents, counts):
     """latents = pre * 1[pre > threshold], (rows, w); counts (I, w) how often each latent is on."""
-    for i in numba.prange(threshold.shape[0]):
+    instances, width = threshold.shape
+    blocks = (width + _COLUMNS - 1) // _COLUMNS
+    for task in numba.prange(instances * blocks):
+        i, first = task // blocks, (task % blocks) * _COLUMNS
         for r in range(i * batch, (i + 1) * batch):
-            for j in range(pre.shape[1]):
+            for j in range(first, min(first + _COLUMNS, width)):
                 on = pre[r, j] > threshold[i, j]
                 latents[r, j] = pre[r, j] if on else np.float32(0.0)
                 counts[i, j] += on
@@ -232,14 +247,56 @@ def jump(pre, threshold, batch, latents, counts):
 def jump_backward(pre, threshold, batch, bandwidth, sparsity, gradient, d_threshold):
     """Mask the gradient (rows, w) and sum the straight-through gradient of the threshold, (I, w)."""
     instances, width = threshold.shape
+    blocks = (width + _COLUMNS - 1) // _COLUMNS
     price = np.float32(sparsity / batch)
     half = np.float32(bandwidth / 2)
-    for i in numba.prange(instances):
-        d_threshold[i] = 0.0
+    d_threshold[:] = 0.0
+    for task in numba.prange(instances * blocks):
+        i, first = task // blocks, (task % blocks) * _COLUMNS
         for r in range(i * batch, (i + 1) * batch):
-            for j in range(width):
+            for j in range(first, min(first + _COLUMNS, width)):
                 distance = pre[r, j] - threshold[i, j]
                 if abs(distance) < half:
                     d_threshold[i, j] -= (threshold[i, j] * gradient[r, j] + price) / np.float32(bandwidth)
                 if distance <= 0:
                     gradient[r, j] = 0.0
+
+
+@numba.njit(cache=True, parallel=True, fastmath=True)
+def gate(pre, scale, b_gate, b_mag, batch, latents):
+    """latents = 1[pre > 0] relu(magnitude), and pre = relu(pre) in place; both (rows, w), the rest (I, w).
+
+    The magnitude shares the gate's product: (pre - b_gate) * scale + b_mag.
+    """
+    for r in numba.prange(pre.shape[0]):
+        i = r // batch
+        for j in range(pre.shape[1]):
+            value = pre[r, j]
+            magnitude = (value - b_gate[i, j]) * scale[i, j] + b_mag[i, j]
+            is_open = value > 0
+            latents[r, j] = max(magnitude, np.float32(0.0)) if is_open else np.float32(0.0)
+            pre[r, j] = value if is_open else np.float32(0.0)
+
+
+@numba.njit(cache=True, parallel=True, fastmath=True)
+def gate_backward(open_gate, latents, scale, b_mag, batch, d_gate, d_latents, sums):
+    """Turn d_gate (rows, w) into the gradient at the encoder's product, in place.
+
+    sums is (4, I, w): the gradients of b_gate, b_mag and r_mag, and how often each latent is on.
+    """
+    instances, width = scale.shape
+    blocks = (width + _COLUMNS - 1) // _COLUMNS
+    sums[:] = 0.0
+    for task in numba.prange(instances * blocks):
+        i, first = task // blocks, (task % blocks) * _COLUMNS
+        for r in range(i * batch, (i + 1) * batch):
+            for j in range(first, min(first + _COLUMNS, width)):
+                through_gate = d_gate[r, j] if open_gate[r, j] > 0 else np.float32(0.0)
+                on = latents[r, j] > 0
+                through_magnitude = d_latents[r, j] if on else np.float32(0.0)
+                sums[0, i, j] += through_gate
+                sums[1, i, j] += through_magnitude
+                # Where a latent is on, product * scale = latent - b_mag.
+                sums[2, i, j] += through_magnitude * (latents[r, j] - b_mag[i, j])
+                sums[3, i, j] += on
+                d_gate[r, j] = through_gate + scale[i, j] * through_magnitude

@@ -145,27 +145,24 @@ def gated_step(p: Parameters, grads: Parameters, x: Tensor, config: SAEConfig, d
     """Gate and magnitude share one encoder product; both their gradients go back through one more."""
     batch = x.shape[1]
     centred = x - p["b_dec"][:, None]
-    gate = _encode(p, centred, p["b_enc"], buffers)
+    open_gate = _encode(p, centred, p["b_enc"], buffers)
+    latents, d_latents, d_gate = (buffers.tensor(name, *open_gate.shape) for name in ("latents", "d_latents", "d_gate"))
     scale = p["r_mag"].exp()
-    magnitude = buffers.tensor("magnitude", *gate.shape)
-    torch.mul(gate - p["b_enc"][:, None], scale[:, None], out=magnitude).add_(p["b_mag"][:, None])
-    latents = magnitude.relu_().mul_(gate > 0)
+    flat = [value.flatten(0, 1).numpy() for value in (open_gate, latents, d_gate, d_latents)]
+    kernels.gate(flat[0], scale.numpy(), p["b_enc"].numpy(), p["b_mag"].numpy(), batch, flat[1])
     gradient, error = _output_error(p, x, latents, buffers, "gradient")
-    open_gate = gate.relu()
     via_gate, gate_error = _output_error(p, x, open_gate, buffers, "via_gate")
     norms, mass = p["W_dec"].norm(dim=-1), open_gate.mean(1)
     d_decoder = torch.bmm(latents.mT, gradient).baddbmm_(open_gate.mT, via_gate)
     d_decoder.addcmul_((config.sparsity * mass / norms)[..., None], p["W_dec"])
-    d_gate = torch.baddbmm((config.sparsity / batch * norms)[:, None], via_gate, p["W_dec"].mT).mul_(open_gate > 0)
-    d_magnitude = torch.bmm(gradient, p["W_dec"].mT).mul_(latents > 0)
-    grads["b_enc"].copy_(d_gate.sum(1))
-    grads["b_mag"].copy_(d_magnitude.sum(1))
-    # Where a latent is on, magnitude = product * scale + b_mag, so product * scale = latent - b_mag.
-    grads["r_mag"].copy_((d_magnitude * latents).sum(1) - grads["b_mag"] * p["b_mag"])
-    d_product = d_gate.addcmul_(d_magnitude, scale[:, None])
-    _write(p, grads, centred, d_product, d_decoder, (gradient + via_gate).sum(1))
-    loss = error + gate_error + config.sparsity * (mass * norms).sum(-1)
-    return Step(error, loss, (latents > 0).any(1))
+    torch.baddbmm((config.sparsity / batch * norms)[:, None], via_gate, p["W_dec"].mT, out=d_gate)
+    torch.bmm(gradient, p["W_dec"].mT, out=d_latents)
+    sums = buffers.tensor("sums", 4, *scale.shape)
+    kernels.gate_backward(flat[0], flat[1], scale.numpy(), p["b_mag"].numpy(), batch, *flat[2:], sums.numpy())
+    for name, total in zip(("b_enc", "b_mag", "r_mag"), sums, strict=False):
+        grads[name].copy_(total)
+    _write(p, grads, centred, d_gate, d_decoder, (gradient + via_gate).sum(1))
+    return Step(error, error + gate_error + config.sparsity * (mass * norms).sum(-1), sums[3] > 0)
 
 
 def topk_step(p: Parameters, grads: Parameters, x: Tensor, config: SAEConfig, dead: Tensor, buffers: Buffers) -> Step:
@@ -184,7 +181,7 @@ def topk_step(p: Parameters, grads: Parameters, x: Tensor, config: SAEConfig, de
     kernels.decode_rows(flat_x, batch, *code, decoder, p["b_dec"].numpy(), level, errors, d_values, losses)
     latent_starts = buffers.get("latent_starts", (instances * width + 1,), np.int64)
     entries, entry_rows = (buffers.get(name, code[3].shape, np.int64) for name in ("entries", "entry_rows"))
-    kernels.group_by_latent(batch, *code[:3], latent_starts, entries, entry_rows)
+    kernels.group_by_latent(batch, width, *code[:3], latent_starts, entries, entry_rows)
     d_encoder, d_decoder = (buffers.tensor(name, instances, width, d) for name in ("d_encoder", "d_decoder"))
     kernels.accumulate(
         centred.flatten(0, 1).numpy(), code[3], d_values, errors, level, latent_starts, entries, entry_rows,

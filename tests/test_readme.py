@@ -1,0 +1,46 @@
+"""The README's code is run, and what it says about the house is true."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", BLOCKS, ids=[f"block-{i}" for i in range(len(BLOCKS))])
+def test_each_code_block_runs_and_asserts_its_own_claim(code: str, tmp_path: Path) -> None:
+    assert "assert " in code
+    script = tmp_path / "example.py"
+    script.write_text(code)
+    done = subprocess.run([sys.executable, str(script)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_map_names_every_file_of_the_toolkit_and_no_other() -> None:
+    mapped = set(re.findall(r"^  (\w+\.py) ", README, flags=re.MULTILINE))
+    assert mapped == {path.name for path in (ROOT / "toolkit").glob("*.py")} - {"__init__.py"}
+
+
+def test_the_commands_shown_are_flags_that_exist() -> None:
+    from dataclasses import fields
+
+    from toolkit import configs, sae_fit
+    from toolkit.flags import flag_of
+
+    classes = (
+        sae_fit.TargetConfig,
+        configs.ToyModel,
+        configs.ToyTraining,
+        configs.SAEConfig,
+        configs.EmbeddingConfig,
+        configs.RunConfig,
+    )
+    known = {flag_of(field.name) for cls in classes for field in fields(cls)} | {"--help"}
+    shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README))
+    assert shown <= known
