@@ -9,11 +9,10 @@ from torch import Tensor
 
 from toolkit import metrics
 from toolkit.configs import ARCHITECTURES, SAEConfig
-from toolkit.errors import UserError
+from toolkit.errors import DivergenceError, UserError
 from toolkit.sae import SAE, fit_sae, load_sae
 from toolkit.sae_training import Trainer, fold_decoder_norm, initial_parameters, learning_rate, with_encoder
 from toolkit.targets import Target, rows_target
-from toolkit.toy import DivergenceError
 
 D, INSTANCES = 6, 3
 

@@ -62,7 +62,7 @@ def test_gradients_of_small_models_are_autograds(output, importance, rows, densi
     ("density", "bias", "output", "dense_inputs", "dense_residuals"),
     [
         (0.5, 0.0, "relu", True, True),
-        (0.5, -0.6, "relu", True, False),
+        (0.5, -0.35, "relu", True, False),
         (0.03, 0.2, "relu", False, True),
         (0.03, -0.3, "relu", False, False),
         (0.5, 0.0, "linear", True, True),
@@ -77,7 +77,7 @@ def test_gradients_of_large_models_are_autograds_on_every_path(
     found, expected, (on, live) = kernel_and_autograd(model, density, rows, scale=0.1, bias=bias)
     assert (on > DENSE_FROM) == dense_inputs
     assert (live > 2 * DENSE_FROM) == dense_residuals
-    assert 0 < live
+    assert live > 0
     assert expected[1].abs().max() > 1e-4  # there is a gradient to get wrong
     assert_gradients_agree(found, expected)
 
@@ -154,11 +154,13 @@ def test_five_sparse_features_in_two_dimensions_form_a_pentagon_with_two_fifths_
     assert (trained.represented[good] == 5).all()
 
 
-def test_dense_features_leave_two_orthogonal_ones_and_no_pentagon():
-    trained = train(ToyModel(density=1.0, instances=8, importance=0.9), QUICK)
-    good = torch.tensor(trained.well_trained)
-    assert all(geometry(W) == {"dedicated": 2} for W in trained.W[good])
-    assert (trained.feature_dimensionality[good, :2] > 0.95).all()
+def test_dense_features_leave_the_two_most_important_ones_orthogonal_and_no_pentagon():
+    trained = train(ToyModel(density=1.0, instances=8, importance=0.9), replace(QUICK, toy_batch=1024))
+    best = trained.loss.argmin()  # single seeds get stuck: the best of eight is the claim
+    assert geometry(trained.W[best]) == {"dedicated": 2}
+    torch.testing.assert_close(trained.feature_dimensionality[best, :2], torch.ones(2), rtol=0, atol=0.02)
+    # A dense ReLU model does no better than principal components: 1/12 for each feature dropped.
+    assert trained.loss[best].item() == pytest.approx((0.9**2 + 0.9**3 + 0.9**4) / 12, rel=0.01)
 
 
 def test_the_reported_loss_is_that_of_fresh_samples_and_well_trained_means_close_to_the_best():

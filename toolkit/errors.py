@@ -8,6 +8,15 @@ class UserError(ValueError):
     """What went wrong, where, what was expected and what to do, in one line."""
 
 
+class DivergenceError(UserError):
+    """Training met a loss that is not a number."""
+
+    def __init__(self, what: str, step: int) -> None:
+        super().__init__(
+            f"training of {what} diverged: its loss is not finite at step {step}; try a smaller learning rate"
+        )
+
+
 def unknown(kind: str, given: str, valid: Iterable[str]) -> UserError:
     """The error for a name that is not among `valid`, with the nearest valid one suggested."""
     names = list(valid)

@@ -15,6 +15,10 @@ from toolkit.errors import UserError, unknown
 class OneLineParser(simple_parsing.ArgumentParser):
     """A parser that raises `UserError` where argparse would print its usage and exit."""
 
+    def format_help(self) -> str:
+        """Head each group with its dataclass's docstring instead of the class's name."""
+        return re.sub(r"^\w+ \['\w+'\]:\n  (.+?)\.?\n", r"\1:\n", super().format_help(), flags=re.MULTILINE)
+
     def error(self, message: str) -> NoReturn:
         """Name the nearest valid choice where the message is about one."""
         wrong = re.match(r"argument (\S+): invalid choice: '?(.*?)'? \(choose from (.*)\)", message)

@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from toolkit.configs import differing
-from toolkit.errors import UserError
+from toolkit.errors import DivergenceError, UserError
 
 _UNFINISHED = ".unfinished"
 _RECORDED = ("torch", "numpy", "numba", "sae-lens", "transformer-lens", "safetensors")
@@ -76,8 +76,8 @@ class FileCheckpoint:
     """The file."""
     every: float
     """Least number of seconds between two saves."""
-    last: float = field(default_factory=time.monotonic)
-    """When it was last written."""
+    last: float = -math.inf
+    """When it was last written; the first state is kept at once."""
 
     def load(self) -> dict[str, Tensor] | None:
         """The state last saved, or None.
@@ -96,28 +96,36 @@ class FileCheckpoint:
             raise UserError(f"checkpoint {self.path} is damaged ({error}): delete its folder and start anew") from error
 
     def save(self, state: Callable[[], dict[str, Tensor]]) -> None:
-        """Write the state when `every` seconds have passed since the last time."""
+        """Write the state when `every` seconds have passed since the last time, and only if it is finite."""
         from safetensors.torch import save_file
 
         if time.monotonic() - self.last < self.every:
             return
+        kept = {key: value.contiguous().cpu() for key, value in state().items()}
+        if not all(bool(value.isfinite().all()) for value in kept.values()):
+            return
         temporary = self.path.with_suffix(".tmp")
-        save_file({key: value.contiguous().cpu() for key, value in state().items()}, temporary)
+        save_file(kept, temporary)
         temporary.replace(self.path)
         self.last = time.monotonic()
 
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turn a failed write (a full disk, a folder taken away) into one line; checkpoints stay for --resume.
+    """Turn a failed write (a full disk, a folder taken away) or a divergence into one line; checkpoints stay.
 
     Raises:
-        UserError: the operating system refused a write.
+        UserError: the operating system refused a write, or training diverged.
     """
     from safetensors import SafetensorError
 
     try:
         yield
+    except DivergenceError as error:
+        kept = (
+            "the last good checkpoint is kept in" if any(folder.glob("checkpoint_*")) else "nothing was reached yet in"
+        )
+        raise UserError(f"{error}; {kept} {folder}") from error
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}; make room and use --resume") from error
     except SafetensorError as error:

@@ -22,7 +22,7 @@ class TargetConfig:
     """What to fit."""
 
     target: Literal["tms", "embedding", "gpt2-embedding"] | None = None
-    """tms: toy models, where the truth is known; embedding: the token embedding of --model."""
+    """tms: toy models, where the truth is known; embedding: that of --model; gpt2-embedding: that of gpt2."""
     preset: Literal["pentagon", "geometry"] = "pentagon"
     """Settings that belong together (tms): pentagon n=5, m=2; geometry n=400, m=30. Other flags change them."""
 

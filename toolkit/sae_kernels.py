@@ -8,6 +8,8 @@ starts[r]:ends[r] of `latents` (local index) and `values`.
 import numba
 import numpy as np
 
+from toolkit.samplers import FAST
+
 # Bits a pass of the radix selection; three passes cover the 31 bits of a positive float, highest first.
 RADIX = 11
 # Rows a thread takes at a time, so that scratch memory is allocated once for many.
@@ -17,7 +19,7 @@ _CHUNK = 64
 _COLUMNS = 256
 
 
-@numba.njit(cache=True, parallel=True, fastmath=True)
+@numba.njit(cache=True, parallel=True, fastmath=FAST, error_model="numpy")
 def select_in_rows(pre, norms, batch, k, starts, ends, latents, values):
     """Keep the positive ones among the k largest pre * norm of each row; pre is (rows, w), norms (I, w)."""
     rows = pre.shape[0]
@@ -36,7 +38,7 @@ def select_in_rows(pre, norms, batch, k, starts, ends, latents, values):
             ends[r] = count
 
 
-@numba.njit(cache=True, fastmath=True)
+@numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def _largest(pre, norm, best, which):
     """Fill `best` and `which` with the largest pre * norm and their places, in no order."""
     k = best.shape[0]
@@ -135,7 +137,7 @@ def select_in_batch(pre, bits, batch, keep, counts, starts, ends, latents, value
                 entry += 1
 
 
-@numba.njit(cache=True, parallel=True, fastmath=True)
+@numba.njit(cache=True, parallel=True, fastmath=FAST, error_model="numpy")
 def decode_rows(x, batch, starts, ends, latents, values, W_dec, b_dec, level, errors, d_values, losses):
     """Errors of every nested reconstruction and d loss / d value of every entry.
 
@@ -200,7 +202,7 @@ def group_by_latent(batch, width, starts, ends, latents, latent_starts, entries,
                 cursor[latents[e]] = at + 1
 
 
-@numba.njit(cache=True, parallel=True, fastmath=True)
+@numba.njit(cache=True, parallel=True, fastmath=FAST, error_model="numpy")
 def accumulate(centred, values, d_values, errors, level, latent_starts, entries, entry_rows, dW_enc, db_enc, dW_dec):
     """Gradients of the latents' rows, (I * w, d) and (I * w,): each latent sums over the rows it is active on."""
     width = level.shape[0]
@@ -262,7 +264,7 @@ def jump_backward(pre, threshold, batch, bandwidth, sparsity, gradient, d_thresh
                     gradient[r, j] = 0.0
 
 
-@numba.njit(cache=True, parallel=True, fastmath=True)
+@numba.njit(cache=True, parallel=True, fastmath=FAST, error_model="numpy")
 def gate(pre, scale, b_gate, b_mag, batch, latents):
     """latents = 1[pre > 0] relu(magnitude), and pre = relu(pre) in place; both (rows, w), the rest (I, w).
 
@@ -278,7 +280,7 @@ def gate(pre, scale, b_gate, b_mag, batch, latents):
             pre[r, j] = value if is_open else np.float32(0.0)
 
 
-@numba.njit(cache=True, parallel=True, fastmath=True)
+@numba.njit(cache=True, parallel=True, fastmath=FAST, error_model="numpy")
 def gate_backward(open_gate, latents, scale, b_mag, batch, d_gate, d_latents, sums):
     """Turn d_gate (rows, w) into the gradient at the encoder's product, in place.
 

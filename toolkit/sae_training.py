@@ -5,10 +5,11 @@ import torch
 from torch import Tensor
 
 from toolkit.configs import WITH_K, SAEConfig
+from toolkit.errors import DivergenceError
 from toolkit.sae_losses import Parameters, batch_topk, encode, pre_activations, reconstruct, row_topk
 from toolkit.sae_steps import Buffers, step_function
 from toolkit.targets import Target
-from toolkit.toy import EVALUATION, Checkpoint, DivergenceError, Progress
+from toolkit.toy import EVALUATION, Checkpoint, Progress
 
 DECODER_NORM = 0.1
 """Norm of the decoder's rows at the start, as in sae-lens ("heuristic" initialisation, Conerly et al. 2024)."""
@@ -41,6 +42,8 @@ class Trainer:
             first = len(self.history)
             errors = torch.stack([self._step(step) for step in range(first, first + todo)]).cpu()
             self.history = torch.cat([self.history, errors])
+            if not all(bool(value.isfinite().all()) for value in self.parameters.values()):
+                raise DivergenceError(f"the SAE on {self.target.name}", len(self.history) - 1)
             if progress:
                 progress(todo)
             if checkpoint:

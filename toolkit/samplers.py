@@ -10,6 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+# Every liberty of fast arithmetic but those that assume there is no NaN or infinity: divergence has to be seen.
+FAST = {"nsz", "arcp", "contract", "afn", "reassoc"}
+
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
@@ -38,7 +41,7 @@ def uniform(bits):
     return (np.float32(bits >> np.uint64(40)) + np.float32(0.5)) * np.float32(2.0**-24)
 
 
-@numba.njit(cache=True, fastmath=True)
+@numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def sample_rows(seed, instance, step, rows, density, starts, features, values):
     """Draw one sparse batch as compressed rows, touching only the entries that are on.
 

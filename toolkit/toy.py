@@ -17,7 +17,7 @@ from torch import Tensor
 
 from toolkit import metrics
 from toolkit.configs import ToyModel, ToyTraining
-from toolkit.errors import UserError
+from toolkit.errors import DivergenceError
 from toolkit.samplers import sample
 
 __all__ = [
@@ -38,15 +38,6 @@ WELL_TRAINED = 1.1
 """An instance is well trained when its loss is within this factor of the best with the same settings."""
 
 _CHUNK = 100
-
-
-class DivergenceError(UserError):
-    """Training met a loss that is not a number."""
-
-    def __init__(self, what: str, step: int) -> None:
-        super().__init__(
-            f"training of {what} diverged: the loss is not finite at step {step}; try a smaller learning rate"
-        )
 
 
 class Checkpoint(Protocol):
@@ -167,7 +158,7 @@ def train(
         while done < training.toy_steps:
             todo = rates[done : done + _CHUNK]
             losses = advance(model, training, state, seed, done, todo)
-            _check_finite(losses, done)
+            _check_finite(losses, state, done)
             state["history"] = torch.cat([state["history"], losses])
             done += len(todo)
             if progress:
@@ -195,10 +186,10 @@ def _rates(training: ToyTraining) -> np.ndarray:
     return training.toy_lr * np.where(progress < 0.5, 1.0, 0.5 * (1 + np.cos(np.pi * (2 * progress - 1))))
 
 
-def _check_finite(losses: Tensor, first: int) -> None:
+def _check_finite(losses: Tensor, state: dict[str, Tensor], first: int) -> None:
     bad = (~losses.isfinite()).any(1).nonzero()
-    if len(bad):
-        raise DivergenceError("the toy models", first + int(bad[0]))
+    if len(bad) or not bool(state["W"].isfinite().all()):
+        raise DivergenceError("the toy models", first + (int(bad[0]) if len(bad) else len(losses) - 1))
 
 
 def _compiled_steps(

@@ -7,7 +7,7 @@ decoder's forward one is dense; rows with no feature on are counted, not compute
 import numba
 import numpy as np
 
-from toolkit.samplers import sample_rows
+from toolkit.samplers import FAST, sample_rows
 
 # Rows handled together: inner loops run over them, so they are long enough to fill vector registers and
 # short enough that a block of n=400 outputs stays in the second-level cache.
@@ -18,7 +18,7 @@ BLAS_FROM = 8
 DENSE_FROM = 0.1
 
 
-@numba.njit(cache=True, fastmath=True)
+@numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def _encode(batch, start, width, W, work):
     """hidden (m, BLOCK) and its transpose for `width` non-empty rows; W is (n, m)."""
     starts, features, values, order, dense_inputs = batch
@@ -41,7 +41,7 @@ def _encode(batch, start, width, W, work):
             hidden[k, r] = hidden_by_row[r, k]
 
 
-@numba.njit(cache=True, fastmath=True)
+@numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def _decode(hidden, W, b, relu, outputs):
     """outputs (n, BLOCK) = [ReLU](W h + b), the one dense product."""
     n, m = W.shape
@@ -61,7 +61,7 @@ def _decode(hidden, W, b, relu, outputs):
             outputs[j, r] = max(value, np.float32(0.0)) if relu else value
 
 
-@numba.njit(cache=True, fastmath=True)
+@numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def _residuals(batch, start, width, importance, relu, outputs, active):
     """Turn outputs into d loss / d pre-activation in place; returns the summed loss of the block.
 
@@ -93,7 +93,7 @@ def _residuals(batch, start, width, importance, relu, outputs, active):
     return loss
 
 
-@numba.njit(cache=True, fastmath=True)
+@numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def _dense_backward(outputs, W, hidden_by_row, d_hidden, products, dW):
     """d_hidden (BLOCK, m) and the decoder's share of dW (n, m) by two dense products."""
     np.dot(outputs, hidden_by_row, products)
@@ -101,7 +101,7 @@ def _dense_backward(outputs, W, hidden_by_row, d_hidden, products, dW):
     np.dot(outputs.T, W, d_hidden)
 
 
-@numba.njit(cache=True, fastmath=True)
+@numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def _small_backward(width, outputs, W, hidden, d_hidden, dW):
     """The same for few hidden dimensions: every inner loop runs over the rows."""
     n, m = W.shape
@@ -119,7 +119,7 @@ def _small_backward(width, outputs, W, hidden, d_hidden, dW):
             d_hidden[r, k] = gradient[r]
 
 
-@numba.njit(cache=True, fastmath=True)
+@numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def _sparse_backward(width, outputs, active, W, hidden_by_row, d_hidden, dW):
     """The same, by one pass over the non-zero residuals."""
     n, m = W.shape
@@ -135,7 +135,7 @@ def _sparse_backward(width, outputs, active, W, hidden_by_row, d_hidden, dW):
                     d_hidden[r, k] += g * W[j, k]
 
 
-@numba.njit(cache=True, fastmath=True)
+@numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def _backward(batch, start, width, W, work, dW, db):
     """Add the block's gradients to dW (n, m) and db (n,)."""
     starts, features, values, order, dense_inputs = batch
@@ -163,7 +163,7 @@ def _backward(batch, start, width, W, work, dW, db):
                 dW[features[e], k] += values[e] * d_hidden[r, k]
 
 
-@numba.njit(cache=True, fastmath=True)
+@numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def _gradients(starts, features, values, W, b, importance, relu, work, dW, db):
     """Mean loss of one sparse batch and its gradients, written to dW (n, m) and db (n,)."""
     rows = starts.shape[0] - 1
@@ -195,7 +195,7 @@ def _gradients(starts, features, values, W, b, importance, relu, work, dW, db):
     return loss / rows
 
 
-@numba.njit(cache=True, fastmath=True)
+@numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def _adam(parameter, gradient, first, second, rate, step):
     """Adam (Kingma and Ba 2015, algorithm 1) with its default decay rates, in place."""
     beta_1, beta_2 = np.float32(0.9), np.float32(0.999)
