@@ -1,9 +1,12 @@
 """python -m benchmarks [toy] [toy-saes] [embedding] [--model FOLDER_OR_NAME]: prints a table for each."""
 
 import argparse
-import sys
+import os
 
-from benchmarks import embedding_saes, toy_saes, toy_training
+# As the command sets it, and before torch is imported; see toolkit/sae_fit.py.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+from benchmarks import embedding_saes, toy_saes, toy_training  # noqa: E402
 
 
 def main() -> None:
@@ -19,7 +22,6 @@ def main() -> None:
         toy_saes.report()
     if "embedding" in names:
         embedding_saes.report(options.model)
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

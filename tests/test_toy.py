@@ -76,8 +76,8 @@ def test_gradients_of_large_models_are_autograds_on_every_path(
     assert model.hidden >= BLAS_FROM
     found, expected, (on, live) = kernel_and_autograd(model, density, rows, scale=0.1, bias=bias)
     assert (on > DENSE_FROM) == dense_inputs
-    assert (live > 2 * DENSE_FROM) == dense_residuals
-    assert live > 0
+    # The kernel counts a residual once or twice: well clear of the threshold on either side.
+    assert live > 2 * DENSE_FROM if dense_residuals else 0 < live < DENSE_FROM / 2
     assert expected[1].abs().max() > 1e-4  # there is a gradient to get wrong
     assert_gradients_agree(found, expected)
 

@@ -4,6 +4,7 @@ python -m toolkit.sae_fit --target tms
 python -m toolkit.sae_fit --target embedding --model FOLDER_OR_NAME --architecture topk --k 32 --width 2304
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -29,6 +30,9 @@ class TargetConfig:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code (2 after a mistake that one line explains)."""
+    # torch and numba each keep a pool of OpenMP threads. Left to spin between their turns they take the cores from
+    # one another, and on a busy machine a step becomes ten times slower. Read when torch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         settings = settings_from(sys.argv[1:] if argv is None else argv)
         if settings["what"].target == "tms":
