@@ -81,7 +81,7 @@ def fit(settings: dict[str, Any]) -> None:
     rows = prepare(embedding, options, seed=run.seed)
     parts = {"embedding": to_dict(options), "sae": to_dict(config)}
     recorded = {"target": "embedding", **parts, "seed": run.seed, "device": device}
-    folder = open_run(run.out, f"embedding-{Path(options.model).name}", recorded, resume=run.resume)
+    folder = open_run(run.out, f"embedding-{Path(options.model).resolve().name}", recorded, resume=run.resume)
     weights = None if rows.weights is None else rows.weights[rows.train]
     target = rows_target(
         rows.ready(rows.train), weights=weights, seed=run.seed, name=f"the embedding of {options.model}"
@@ -104,21 +104,24 @@ def measure(sae: SAE, rows: Rows) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, index in (("", rows.train), ("_held_out", rows.held_out)):
         rebuilt, active, counts = _pass(sae, rows.raw[index])
-        weights = None if rows.weights is None else rows.weights[index]
-        for about, suffix in (("mean", ""), ("zero", "_zero")):
-            key = f"fvu{suffix}{name}"
-            if len(index) == 0:
-                found[key] = float("nan")
-                continue
-            found[key] = metrics.fvu(rows.raw[index], rebuilt, about=about)  # type: ignore[arg-type]
-            if weights is not None:
-                found[f"{key}_weighted"] = metrics.fvu(rows.raw[index], rebuilt, about=about, weights=weights)  # type: ignore[arg-type]
-        found[f"l0{name}"] = active.float().mean().item() if len(index) else float("nan")
-        if name == "":
+        found |= {f"{key}{name}": value for key, value in _fvus(rows, index, rebuilt).items()}
+        found[f"l0{name}"] = active.mean().item()
+        if index is rows.train:
             found["dead"] = (counts == 0).float().mean().item()
-            found["shares"] = counts / max(len(index), 1)
+            found["shares"] = counts / len(index)
     if rows.weights is not None:
         found["effective_tokens"] = corpora.effective_size(rows.weights)
+    return found
+
+
+def _fvus(rows: Rows, index: Tensor, rebuilt: Tensor) -> dict[str, float]:
+    """FVU about the mean and about zero, weighted by token frequency too where it is known; NaN without rows."""
+    x = rows.raw[index]
+    found = {"fvu": metrics.fvu(x, rebuilt), "fvu_zero": metrics.fvu(x, rebuilt, about="zero")}
+    if rows.weights is not None:
+        weights = rows.weights[index]
+        found["fvu_weighted"] = metrics.fvu(x, rebuilt, weights=weights)
+        found["fvu_zero_weighted"] = metrics.fvu(x, rebuilt, about="zero", weights=weights)
     return found
 
 
@@ -186,9 +189,9 @@ def table(embedding: Embedding, rows: Rows, sae: SAE, measured: dict[str, Any], 
     ]
     names = [("FVU about the mean", "fvu{}"), ("FVU about zero", "fvu_zero{}"), ("L0", "l0{}")]
     if rows.weights is not None:
-        names += [("  weighted, mean", "fvu{}_weighted"), ("  weighted, zero", "fvu_zero{}_weighted")]
+        names += [("  weighted, mean", "fvu_weighted{}"), ("  weighted, zero", "fvu_zero_weighted{}")]
     for label, key in names:
-        cells = [measured.get(key.format(part), float("nan")) for part in ("", "_held_out")]
+        cells = [measured[key.format(part)] for part in ("", "_held_out")]
         lines.append(f"{label:24}" + "".join(f"{cell:12.4f}" for cell in cells))
     lines += [f"{'dead latents':24}{measured['dead']:12.2%}", "", "latent  active on  most typical tokens"]
     for latent in typical:

@@ -127,7 +127,7 @@ def fvu(
     """
     w = torch.ones(len(x), device=x.device) if weights is None else weights
     w = (w / w.sum())[:, None]
-    origin = (w * x).sum(0) if about == "mean" else torch.zeros_like(x[0])
+    origin = (w * x).sum(0) if about == "mean" else torch.zeros_like(x.sum(0))
     return ((w * (recovered - x).square()).sum() / (w * (x - origin).square()).sum()).item()
 
 
