@@ -4,7 +4,7 @@ import argparse
 import os
 
 # As the command sets it, and before torch is imported; see toolkit/sae_fit.py.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 from benchmarks import embedding_saes, toy_saes, toy_training  # noqa: E402
 

@@ -135,6 +135,12 @@ def fit():
 
 
 @pytest.fixture(scope="session")
+def tms_run(fit, tiny_tms, tmp_path_factory):
+    """The folder of one run on toy models."""
+    return fit(*tiny_tms, "--out", tmp_path_factory.mktemp("tms"))
+
+
+@pytest.fixture(scope="session")
 def embedding_run(fit, tiny_embedding, tmp_path_factory):
     """The folder of one run on the tiny model's embedding."""
     return fit(*tiny_embedding, "--out", tmp_path_factory.mktemp("embedding"))

@@ -30,9 +30,10 @@ class TargetConfig:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code (2 after a mistake that one line explains)."""
-    # torch and numba each keep a pool of OpenMP threads. Left to spin between their turns they take the cores from
-    # one another, and on a busy machine a step becomes ten times slower. Read when torch is first imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # torch and numba each keep a pool of OpenMP threads. Left to spin for milliseconds between their turns they take
+    # the cores from one another, and on a busy machine a step becomes twenty times slower; some microseconds of
+    # spinning cost nothing on a quiet one. GNU OpenMP reads this when torch is first imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     try:
         settings = settings_from(sys.argv[1:] if argv is None else argv)
         if settings["what"].target == "tms":
