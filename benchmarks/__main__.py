@@ -6,7 +6,7 @@ import os
 # As the command sets it, and before torch is imported; see toolkit/sae_fit.py.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
-from benchmarks import embedding_saes, toy_saes, toy_training  # noqa: E402
+from benchmarks import embedding_saes, toy_saes, toy_training
 
 
 def main() -> None:
