@@ -18,6 +18,13 @@ BLAS_FROM = 8
 DENSE_FROM = 0.1
 
 
+@numba.njit(cache=True, fastmath=FAST, error_model="numpy", inline="always")
+def add_scaled(total, factor, row):
+    """total += factor * row; the factor is a value and not an array's entry, so it stays in a register."""
+    for k in range(total.shape[0]):
+        total[k] += factor * row[k]
+
+
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def _encode(batch, start, width, W, work):
     """hidden (m, BLOCK) and its transpose for `width` non-empty rows; W is (n, m)."""
@@ -35,8 +42,7 @@ def _encode(batch, start, width, W, work):
     hidden_by_row[:] = 0.0
     for r in range(width):
         for e in range(starts[order[start + r]], starts[order[start + r] + 1]):
-            for k in range(W.shape[1]):
-                hidden_by_row[r, k] += values[e] * W[features[e], k]
+            add_scaled(hidden_by_row[r], values[e], W[features[e]])
         for k in range(W.shape[1]):
             hidden[k, r] = hidden_by_row[r, k]
 
@@ -130,9 +136,8 @@ def _sparse_backward(width, outputs, active, W, hidden_by_row, d_hidden, dW):
         for r in range(width):
             g = outputs[j, r]
             if g != 0.0:
-                for k in range(m):
-                    dW[j, k] += g * hidden_by_row[r, k]
-                    d_hidden[r, k] += g * W[j, k]
+                add_scaled(dW[j], g, hidden_by_row[r])
+                add_scaled(d_hidden[r], g, W[j])
 
 
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
@@ -159,8 +164,7 @@ def _backward(batch, start, width, W, work, dW, db):
         return
     for r in range(width):
         for e in range(starts[order[start + r]], starts[order[start + r] + 1]):
-            for k in range(m):
-                dW[features[e], k] += values[e] * d_hidden[r, k]
+            add_scaled(dW[features[e]], values[e], d_hidden[r])
 
 
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
