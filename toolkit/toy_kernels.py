@@ -128,9 +128,8 @@ def _small_backward(width, outputs, W, hidden, d_hidden, dW):
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def _sparse_backward(width, outputs, active, W, hidden_by_row, d_hidden, dW):
     """The same, by one pass over the non-zero residuals."""
-    n, m = W.shape
     d_hidden[:] = 0.0
-    for j in range(n):
+    for j in range(W.shape[0]):
         if active[j] == 0:
             continue
         for r in range(width):
