@@ -158,3 +158,21 @@ def test_quiet_leaves_the_table_and_takes_the_bars(flags, request, run_main, tmp
     table, written = quiet.out.rsplit("written: ", 1)
     assert table == loud.out.rsplit("written: ", 1)[0]
     assert written.strip() == str(next(tmp_path.glob("*/001")))
+
+
+def test_an_interrupt_says_how_to_go_on(tiny_tms, run_main, monkeypatch, tmp_path):
+    def interrupted(settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("toolkit.fit_tms.fit", interrupted)
+    ended = run_main(*tiny_tms, "--out", tmp_path)
+    assert ended.code == 130
+    assert ended.err.count("\n") == 1
+    assert "--resume" in ended.err
+
+
+@pytest.mark.slow
+def test_a_terminal_that_knows_no_unicode_gets_the_table_too(tiny_embedding, run_command, tmp_path):
+    ended = run_command(*tiny_embedding, "--out", tmp_path, environment={"PYTHONIOENCODING": "ascii"})
+    assert (ended.code, ended.err) == (0, "")
+    assert "written: " in ended.out

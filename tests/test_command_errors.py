@@ -213,13 +213,14 @@ def test_a_model_that_cannot_be_had(model, parts, tiny_embedding, run_main, out)
 def test_a_process_of_its_own_says_no_more_than_the_line(tiny_model, run_command, tmp_path, out):
     put(float("nan"), 3)(shutil.copytree(tiny_model, tmp_path / "nan"))
     resized(shutil.copytree(tiny_model, tmp_path / "resized"))
+    empty = {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HOME": str(tmp_path / "home")}
     for words, part in (
         (["--target", "gpt2-embedding"], "'gpt2'"),
         (["--target", "embedding", "--model", tmp_path / "nan"], "row 3"),
         (["--target", "embedding", "--model", tmp_path / "resized"], "cannot read the model"),
         (["--target", "tms", "--wdith", "3"], "--width"),
     ):
-        assert_refused(run_command(*words, "--out", out), part, left_in=out)
+        assert_refused(run_command(*words, "--out", out, environment=empty), part, left_in=out)
 
 
 @pytest.mark.parametrize("below", ["", "deeper/still"])

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from numbers import Integral
 from typing import Any, Literal
 
 from toolkit.errors import require, unknown
@@ -16,6 +17,8 @@ DEVICES = ("auto", "cpu", "cuda")
 def _as_tuple(value: float | tuple[float, ...] | list[float]) -> tuple[float, ...]:
     values = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     require(len(values) > 0, "density must hold at least one value, got none")
+    for v in values:
+        require(0 < v <= 1, f"density must lie in (0, 1], got {v}: it is the share of samples with the feature on")
     return tuple(float(v) for v in values)
 
 
@@ -23,6 +26,13 @@ def _positive(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         require(0 < value < math.inf, f"{name} must be positive, got {value}")
+
+
+def _whole(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        require(whole and value > 0, f"{name} must be a positive whole number, got {value}")
 
 
 def _choice(config: Any, name: str, valid: tuple[str, ...]) -> None:
@@ -50,10 +60,8 @@ class ToyModel:
     """Activation at the hidden layer; relu gives it a privileged basis."""
 
     def __post_init__(self) -> None:
-        _positive(self, "features", "hidden", "instances")
+        _whole(self, "features", "hidden", "instances")
         object.__setattr__(self, "density", _as_tuple(self.density))
-        for value in self.density:
-            require(0 < value <= 1, f"density must lie in (0, 1], got {value}: it is the share of samples with it on")
         require(0 < self.importance < math.inf, f"importance must be a positive number, got {self.importance}")
         _choice(self, "output", ("relu", "linear"))
         _choice(self, "hidden_activation", ("linear", "relu"))
@@ -75,7 +83,8 @@ class ToyTraining:
     """Adam's learning rate, kept for the first half, then brought to zero along a cosine."""
 
     def __post_init__(self) -> None:
-        _positive(self, "toy_steps", "toy_batch", "toy_lr")
+        _whole(self, "toy_steps", "toy_batch")
+        _positive(self, "toy_lr")
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,8 @@ class SAEConfig:
 
     def __post_init__(self) -> None:
         _choice(self, "architecture", ARCHITECTURES)
-        _positive(self, "width", "k", "steps", "batch", "lr", "dead_after", "bandwidth")
+        _whole(self, "width", "steps", "batch", "dead_after")
+        _positive(self, "k", "lr", "bandwidth")
         require(
             0 <= self.sparsity < math.inf,
             f"sparsity must be zero or a positive number, got {self.sparsity}: its weight",
@@ -134,8 +144,8 @@ class EmbeddingConfig:
     """Subtract the mean row before fitting; folded into the saved SAE, which takes raw rows."""
     unit_norm: bool = False
     """Scale each row to norm 1 first; a row's own norm cannot be folded, so the saved SAE takes unit rows."""
-    frequencies: str | None = None
-    """A text file (.txt or .txt.gz): tokens are drawn, and errors weighted, by their smoothed counts in it."""
+    frequencies: str = ""
+    """A .txt or .txt.gz file: tokens are drawn, errors weighted, by their counts in it; empty: all alike."""
     held_out: float = 0.2
     """Share of tokens kept out of training, in [0, 1)."""
 
@@ -161,7 +171,10 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _choice(self, "device", DEVICES)
-        require(0 <= self.seed < 2**31, f"seed must lie in [0, 2**31), got {self.seed}")
+        require(
+            isinstance(self.seed, int) and 0 <= self.seed < 2**31,
+            f"seed must be a whole number in [0, 2**31), got {self.seed}",
+        )
 
 
 @dataclass(frozen=True)
@@ -169,8 +182,11 @@ class Preset:
     """Settings that belong together."""
 
     toy: ToyModel
+    """The toy models."""
     training: ToyTraining
+    """How they are trained."""
     sae: SAEConfig
+    """The SAEs on them."""
 
 
 _TOY_SAE = SAEConfig(

@@ -1,6 +1,7 @@
 """Text corpora: here, how often each token occurs in one."""
 
 import gzip
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def read_text(path: str | Path) -> str:
     try:
         raw = path.read_bytes()
         text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path} as text: {error}") from error
     require(bool(text.strip()), f"{path} is empty: expected text to count tokens in")
     return text

@@ -37,6 +37,9 @@ def sae_figure(toy: TrainedToy, sae: SAE, path: Path) -> None:
     figure, panels = _grid(min(_SHOWN, len(toy.W)))
     for i, axes in enumerate(panels):
         directions = toy.W[i][:, metrics.represented(toy.W[i])].T.cpu()
+        if len(directions) == 0:
+            axes.set(title=f"instance {i}  no feature represented", xticks=[], yticks=[])
+            continue
         match = metrics.signed_matching(directions, sae.W_dec[i].cpu())
         axes.set_title(f"instance {i}  signed MCC {match.score:.3f}", fontsize=9)
         if toy.model.hidden == 2:

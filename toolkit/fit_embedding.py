@@ -62,7 +62,7 @@ def prepare(embedding: Embedding, config: EmbeddingConfig, *, seed: int) -> Rows
     require(held_out < len(raw), f"held_out={config.held_out} leaves none of the {len(raw)} tokens to train on")
     train = order[held_out:].sort().values
     weights = None
-    if config.frequencies is not None:
+    if config.frequencies:
         require(embedding.tokenizer is not None, f"--frequencies needs a tokenizer, and {embedding.name} has none")
         weights = corpora.unigram(corpora.read_text(config.frequencies), embedding.tokenizer, len(raw))
     share = torch.ones(len(train)) if weights is None else weights[train]

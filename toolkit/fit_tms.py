@@ -1,5 +1,6 @@
 """`--target tms`: toy models, their SAEs, the comparison with the truth, one run folder."""
 
+import math
 from dataclasses import asdict
 from statistics import median
 from typing import Any
@@ -44,7 +45,8 @@ def fit(settings: dict[str, Any]) -> None:
 
 
 def _write(folder: Run, toy: TrainedToy, sae: SAE, scores: list[Recovery], chances: list[Recovery]) -> Any:
-    best = max(range(len(scores)), key=lambda i: scores[i].signed_mcc)
+    # An instance that represents no feature has no score, and comes last.
+    best = max(range(len(scores)), key=lambda i: -1.0 if math.isnan(scores[i].signed_mcc) else scores[i].signed_mcc)
     with writing(folder.folder):
         figures.toy_figure(toy, folder.folder / "toy.svg")
         figures.sae_figure(toy, sae, folder.folder / "sae.svg")
@@ -65,8 +67,9 @@ def run_metrics(toy: TrainedToy, scores: list[Recovery], chances: list[Recovery]
     falling = ("fvu", "fvu_zero", "fvu_held_out", "l0", "dead", "shrinkage", "toy_loss")
     result: dict[str, Any] = dict(lists)
     for name, values in lists.items():
-        result[f"{name}_best"] = min(values) if name.removesuffix("_chance") in falling else max(values)
-        result[f"{name}_median"] = median(values)
+        known = [value for value in values if not math.isnan(value)] or [math.nan]
+        result[f"{name}_best"] = min(known) if name.removesuffix("_chance") in falling else max(known)
+        result[f"{name}_median"] = median(known)
     return result | {
         "feature_dimensionality": toy.feature_dimensionality.tolist(),
         "dimensions_per_feature": metrics.dimensions_per_feature(toy.W).tolist(),
@@ -116,7 +119,9 @@ def _score_cells(s: Recovery) -> tuple[str, ...]:
 
 
 def _middle(scores: list[Recovery]) -> tuple[str, ...]:
-    return _score_cells(Recovery(**{name: median(asdict(s)[name] for s in scores) for name in asdict(scores[0])}))
+    columns = {name: [asdict(s)[name] for s in scores] for name in asdict(scores[0])}
+    known = {name: [value for value in column if not math.isnan(value)] for name, column in columns.items()}
+    return _score_cells(Recovery(**{name: median(column or [math.nan]) for name, column in known.items()}))
 
 
 def _verdict(toy: TrainedToy, config: SAEConfig, scores: list[Recovery]) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from toolkit.errors import UserError, require
+
+_TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "merges.txt")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,9 @@ def load_embedding(model: str) -> Embedding:
     require(
         len(bad) == 0, f"the embedding of {model} holds NaN or infinity, first in row {int(bad[0]) if len(bad) else 0}"
     )
-    return Embedding(model, rows, getattr(bridge, "tokenizer", None))
+    # Without tokenizer files the loaders make up an empty tokenizer, whose tokens would mean nothing.
+    has_tokenizer = not Path(model).is_dir() or any(any(Path(model).glob(p)) for p in _TOKENIZER_FILES)
+    return Embedding(model, rows, getattr(bridge, "tokenizer", None) if has_tokenizer else None)
 
 
 def _looks_like_path(model: str) -> bool:
@@ -89,23 +92,37 @@ def _check_folder(folder: Path) -> None:
     require((folder / "config.json").is_file(), f"{folder} holds no model: it has no config.json")
     weights = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
     require(bool(weights), f"{folder} has no weights: expected *.safetensors beside its config.json")
-    for path in folder.glob("*.safetensors"):
-        _check_safetensors(path)
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        _check_shards(folder, set(json.loads(index.read_text())["weight_map"].values()))
+        _check_shards(folder, index)
+    names = {name for path in folder.glob("*.safetensors") for name in _tensor_names(path)}
+    # The loaders fill a missing embedding with random numbers and go on.
+    require(
+        not names or any(mark in name for name in names for mark in _EMBEDDING_MARKS),
+        f"the weights in {folder} hold no token embedding: expected a tensor such as wte.weight or embed_tokens.weight",
+    )
 
 
-def _check_shards(folder: Path, shards: Iterable[str]) -> None:
+_EMBEDDING_MARKS = ("wte", "emb")
+
+
+def _check_shards(folder: Path, index: Path) -> None:
+    try:
+        shards = set(json.loads(index.read_text())["weight_map"].values())
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"{index} is damaged: expected a weight_map of tensor names to files; fetch it again"
+        ) from error
     missing = sorted(name for name in shards if not (folder / name).is_file())
     require(not missing, f"{folder} lacks weights named in its index: {', '.join(missing)}")
 
 
-def _check_safetensors(path: Path) -> None:
+def _tensor_names(path: Path) -> list[str]:
+    """The names in a safetensors file, which is read far enough to know that it is whole."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            file.keys()
+            return list(file.keys())
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is corrupt or truncated ({error}): fetch it again") from error

@@ -66,7 +66,7 @@ def capacity(W: Float[Tensor, "*instances hidden features"]) -> Float[Tensor, "*
     return feature_dimensionality(W)
 
 
-def geometry(W: Float[Tensor, "hidden features"], *, joined: float = 0.25) -> dict[str, int]:
+def geometry(W: Float[Tensor, "hidden features"], *, joined: float = 0.2) -> dict[str, int]:
     """Name the polytopes of one model's represented features, with how often each occurs.
 
     Features belong to one polytope when a chain of |cos| > `joined` links them; its dimension is the rounded

@@ -6,6 +6,7 @@ While it works a run lives in `<out>/<name>/.<id>.unfinished/`; `finish` renames
 import json
 import math
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -63,7 +64,7 @@ class Run:
         write_json(self.folder / "result.json", result)
         for path in self.folder.glob("checkpoint_*"):
             path.unlink()
-        done = self.folder.with_name(self.folder.name.removeprefix(".").removesuffix(_UNFINISHED))
+        done = self.folder.with_name(_number(self.folder))
         self.folder.rename(done)
         return done
 
@@ -140,34 +141,43 @@ def open_run(out: str, name: str, config: dict[str, Any], *, resume: bool) -> Ru
             that differ are named).
     """
     parent = Path(out) / name
-    unfinished = sorted(parent.glob(f".*{_UNFINISHED}"))
+    unfinished = [folder for folder in parent.glob(f".*{_UNFINISHED}") if _number(folder).isdigit()]
     if resume and unfinished:
-        return _reopened(unfinished[-1], name, config)
+        return _reopened(max(unfinished, key=lambda folder: int(_number(folder))), name, config)
+    started = time.time()
+    folder = None
     try:
         parent.mkdir(parents=True, exist_ok=True)
         folder = _claim(parent)
+        write_json(folder / "run.json", {"config": config, "started": started})
     except OSError as error:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
         raise UserError(f"cannot write to {parent}: {error.strerror}; choose another folder with --out") from error
-    run = Run(name, folder, config, time.time())
-    write_json(folder / "run.json", {"config": config, "started": run.started})
-    return run
+    return Run(name, folder, config, started)
 
 
 def _reopened(folder: Path, name: str, config: dict[str, Any]) -> Run:
     try:
         saved = json.loads((folder / "run.json").read_text())
-    except (OSError, ValueError) as error:
+        before, started = dict(saved["config"]), float(saved["started"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"cannot resume {folder}: its run.json is missing or damaged; delete the folder") from error
-    changed = differing(saved["config"], config)
+    changed = differing(before, config)
     if changed:
         raise UserError(f"cannot resume {folder} with another configuration: {'; '.join(changed)}")
-    return Run(name, folder, config, saved["started"])
+    return Run(name, folder, config, started)
+
+
+def _number(folder: Path) -> str:
+    """The number in a run folder's name, finished or not."""
+    return folder.name.removeprefix(".").removesuffix(_UNFINISHED)
 
 
 def _claim(parent: Path) -> Path:
     """Take the next free number; making the folder is the claim, so two commands cannot share one."""
     while True:
-        taken = [p.name.removeprefix(".").removesuffix(_UNFINISHED) for p in parent.iterdir()]
+        taken = [_number(p) for p in parent.iterdir()]
         number = max((int(n) for n in taken if n.isdigit()), default=0) + 1
         folder = parent / f".{number:03d}{_UNFINISHED}"
         try:

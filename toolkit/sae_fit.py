@@ -66,7 +66,8 @@ def settings_from(argv: Sequence[str]) -> dict[str, Any]:
     groups = {**(toys if is_tms or asks_help else {}), **({} if is_tms and not asks_help else rows)}
     sae = preset.sae if is_tms else SAEConfig()
     other = "--target embedding" if is_tms else "--target tms"
-    elsewhere = {flags.flag_of(f.name): other for group in {**toys, **rows}.values() for f in fields(group)}
+    names = [f.name for group in {**toys, **rows}.values() for f in fields(group)]
+    elsewhere = {flags.flag_of(prefix + name): other for name in names for prefix in ("", "no")}
     parsed = flags.parse(
         argv,
         {"what": what, **groups, "sae": sae, "run": RunConfig()},
