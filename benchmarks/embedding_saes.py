@@ -15,7 +15,7 @@ from toolkit.language import Embedding, load_embedding
 from toolkit.sae_training import Trainer, fold_decoder_norm, initial_parameters, rebuild, with_encoder
 from toolkit.targets import rows_target
 
-STEPS = 300
+STEPS = 150
 SPARSITY = {"l1": 5.0, "gated": 5.0, "jumprelu": 0.5}
 
 

@@ -27,9 +27,13 @@ HOOKED = (
     "fit_embedding",
     "fit_tms",
     "language",
+    "metrics",
     "runs",
+    "sae",
     "sae_losses",
+    "sae_training",
     "scoring",
+    "toy",
 )
 """Modules whose annotations, shapes included, are checked at each call. Those with compiled code cannot be."""
 

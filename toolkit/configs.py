@@ -14,6 +14,11 @@ TARGETS = ("tms", "embedding", "gpt2-embedding")
 DEVICES = ("auto", "cpu", "cuda")
 
 
+# Numbers are float32 in the end, and sizes index arrays.
+_LARGEST = 1e38
+_LARGEST_SIZE = 2**31 - 1
+
+
 def _as_tuple(value: float | tuple[float, ...] | list[float]) -> tuple[float, ...]:
     values = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     require(len(values) > 0, "density must hold at least one value, got none")
@@ -25,14 +30,14 @@ def _as_tuple(value: float | tuple[float, ...] | list[float]) -> tuple[float, ..
 def _positive(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        require(0 < value < math.inf, f"{name} must be positive, got {value}")
+        require(0 < value <= _LARGEST, f"{name} must be positive and at most {_LARGEST:g}, got {value}")
 
 
 def _whole(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         whole = isinstance(value, Integral) and not isinstance(value, bool)
-        require(whole and value > 0, f"{name} must be a positive whole number, got {value}")
+        require(whole and 0 < value <= _LARGEST_SIZE, f"{name} must be a positive whole number, got {value}")
 
 
 def _choice(config: Any, name: str, valid: tuple[str, ...]) -> None:
@@ -62,7 +67,7 @@ class ToyModel:
     def __post_init__(self) -> None:
         _whole(self, "features", "hidden", "instances")
         object.__setattr__(self, "density", _as_tuple(self.density))
-        require(0 < self.importance < math.inf, f"importance must be a positive number, got {self.importance}")
+        _positive(self, "importance")
         _choice(self, "output", ("relu", "linear"))
         _choice(self, "hidden_activation", ("linear", "relu"))
         require(

@@ -27,7 +27,7 @@ class Embedding:
     """The model's tokenizer, or None where it has none."""
 
     def token(self, index: int) -> str:
-        """A token's text with control characters and quotes escaped, or its number without a tokenizer."""
+        """A token's text with unprintable characters escaped, or its number without a tokenizer."""
         if self.tokenizer is None or index >= len(self.tokenizer):
             return f"#{index}"
         return ascii_safe(self.tokenizer.decode([index]))

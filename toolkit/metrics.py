@@ -91,7 +91,7 @@ class Matching:
     latents: Int[Tensor, " features"]
     """Latent matched to each feature, -1 where there are fewer latents than features."""
     cosines: Float[Tensor, " features"]
-    """Signed cosine of each match, 0 where it is negative or missing."""
+    """Signed cosine of each match, 0 where there is none."""
 
     @property
     def score(self) -> float:
@@ -102,10 +102,10 @@ class Matching:
 def signed_matching(directions: Float[Tensor, "features d"], decoder: Float[Tensor, "latents d"]) -> Matching:
     """The assignment of latents to features that maximises the summed signed cosine (Hungarian).
 
-    A negative cosine earns nothing, so no latent is credited for pointing away from its feature.
+    A latent that has to stand for a feature it points away from counts against the dictionary.
     """
     unit = torch.nn.functional.normalize
-    cosines = (unit(directions, dim=1) @ unit(decoder, dim=1).T).clamp(min=0).cpu()
+    cosines = (unit(directions, dim=1) @ unit(decoder, dim=1).T).cpu()
     features, latents = linear_sum_assignment(cosines.numpy(), maximize=True)
     matched = torch.full((len(directions),), -1)
     scores = torch.zeros(len(directions))
@@ -173,7 +173,7 @@ class Recovery:
 
     signed_mcc: float
     """Mean signed cosine after Hungarian matching, over represented features."""
-    recovered: int
+    recovered: float
     """Represented features whose matched latent has signed cosine >= RECOVERED."""
     f1: float
     """Mean over represented features of the matched latent's F1 as a detector of the feature, see `f1`."""

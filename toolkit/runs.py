@@ -189,9 +189,10 @@ def _claim(parent: Path) -> Path:
 
 def write_json(path: Path, value: Any) -> None:
     """Write strict JSON to a temporary name and rename it."""
+    text = json.dumps(value, indent=2, allow_nan=False)
     temporary = path.with_suffix(".tmp")
     with temporary.open("w") as file:
-        json.dump(value, file, indent=2, allow_nan=False)
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

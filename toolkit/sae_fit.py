@@ -4,6 +4,7 @@ python -m toolkit.sae_fit --target tms
 python -m toolkit.sae_fit --target embedding --model FOLDER_OR_NAME --architecture topk --k 32 --width 2304
 """
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -34,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # the cores from one another, and on a busy machine a step becomes twenty times slower; some microseconds of
     # spinning cost nothing on a quiet one. GNU OpenMP reads this when torch is first imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without Unicode gets escapes, not a traceback
+            stream.reconfigure(errors="backslashreplace")
     try:
         settings = settings_from(sys.argv[1:] if argv is None else argv)
         if settings["what"].target == "tms":
@@ -44,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        print(f"error: not enough memory for these sizes ({error}): lower them", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: the same command with --resume goes on from the last checkpoint", file=sys.stderr)
@@ -84,7 +91,7 @@ def _what(argv: Sequence[str]) -> TargetConfig:
     chosen: dict[str, Any] = {}
     for name, valid in (("target", TARGETS), ("preset", tuple(PRESETS))):
         for at, word in enumerate(argv):
-            if word == f"--{name}" and at + 1 < len(argv):
+            if word == f"--{name}" and at + 1 < len(argv) and not argv[at + 1].startswith("--"):
                 chosen[name] = argv[at + 1]
             elif word.startswith(f"--{name}="):
                 chosen[name] = word.partition("=")[2]

@@ -37,8 +37,8 @@ def stream(seed, instance, step):
 
 @numba.njit(cache=True, inline="always")
 def uniform(bits):
-    """A float32 uniform on (0, 1): 24 random bits, shifted by half a step so that neither end occurs."""
-    return (np.float32(bits >> np.uint64(40)) + np.float32(0.5)) * np.float32(2.0**-24)
+    """A float32 uniform on (0, 1): 23 random bits, shifted by half a step so that neither end occurs."""
+    return (np.float32(bits >> np.uint64(41)) + np.float32(0.5)) * np.float32(2.0**-23)
 
 
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
@@ -69,7 +69,7 @@ def sample_rows(seed, instance, step, rows, density, starts, features, values):
         position += 1
         if peak < 1.0:
             state += _GOLDEN
-            position += np.int64(np.log(uniform(_mix(state))) * jump)
+            position += np.int64(min(np.log(uniform(_mix(state))) * jump, np.float32(total)))
         if position >= total:
             break
         while position >= row_end + n:

@@ -74,8 +74,8 @@ def rows_target(
     require(bool(finite.all()), f"row {int((~finite).int().argmax())} of {name} holds NaN or infinity: cannot fit it")
     if weights is not None:
         require(
-            weights.shape == x.shape[:1] and bool((weights >= 0).all()) and weights.sum() > 0,
-            f"weights must be non-negative, one for each of the {len(x)} rows, got shape {tuple(weights.shape)}",
+            weights.shape == x.shape[:1] and bool(((weights >= 0) & weights.isfinite()).all()) and weights.sum() > 0,
+            f"weights must be finite and non-negative, one for each of {len(x)} rows, got shape {tuple(weights.shape)}",
         )
 
     def batches(step: int, rows: int) -> Tensor:

@@ -7,7 +7,7 @@ toy.feature_dimensionality        # (instances, features)
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ WELL_TRAINED = 1.1
 _CHUNK = 100
 
 
+@runtime_checkable
 class Checkpoint(Protocol):
     """Where a training keeps its state, so that a killed run goes on to the same numbers."""
 
