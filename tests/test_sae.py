@@ -9,8 +9,8 @@ from torch import Tensor
 
 from toolkit import metrics
 from toolkit.configs import ARCHITECTURES, SAEConfig
-from toolkit.errors import DivergenceError, UserError
-from toolkit.sae import SAE, fit_sae, load_sae
+from toolkit.errors import DivergenceError
+from toolkit.sae import SAE, fit_sae
 from toolkit.sae_training import Trainer, fold_decoder_norm, initial_parameters, learning_rate, with_encoder
 from toolkit.targets import Target, rows_target
 
@@ -95,14 +95,6 @@ def test_only_one_instance_can_be_saved(tmp_path: Path) -> None:
     sae = fit_sae(sparse_rows(), config_for("topk", steps=1))
     with pytest.raises(ValueError, match="instance"):
         sae.save(tmp_path)
-
-
-def test_loading_a_folder_that_holds_no_sae_is_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cfg\.json"):
-        load_sae(tmp_path / "missing")
-    (tmp_path / "cfg.json").write_text("{}")
-    with pytest.raises(UserError, match="cannot read the SAE"):
-        load_sae(tmp_path)
 
 
 @pytest.mark.parametrize("k", [1, 0.5])

@@ -15,13 +15,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from toolkit.configs import SAEConfig
-from toolkit.errors import UserError, require
 from toolkit.sae_losses import encode, levels, reconstruct
 from toolkit.sae_training import Trainer
 from toolkit.targets import Target, rows_target
 from toolkit.toy import Checkpoint, Progress
 
-__all__ = ["SAE", "SAEConfig", "fit_sae", "load_sae"]
+__all__ = ["SAE", "SAEConfig", "fit_sae"]
 
 
 @dataclass(frozen=True)
@@ -146,19 +145,3 @@ def _training_sae(sae: SAE) -> Any:
         state["topk_threshold"] = p["threshold"][0].double()
     made.load_state_dict(state)
     return made
-
-
-def load_sae(folder: Path | str) -> Any:
-    """Read a folder in sae-lens's format.
-
-    Raises:
-        UserError: there is no such folder, or its files are missing or damaged.
-    """
-    import sae_lens
-
-    folder = Path(folder)
-    require((folder / "cfg.json").is_file(), f"no SAE in {folder}: expected a folder with cfg.json and its weights")
-    try:
-        return sae_lens.SAE.load_from_disk(folder)
-    except Exception as error:
-        raise UserError(f"cannot read the SAE in {folder}: {error}") from error

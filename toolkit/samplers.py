@@ -91,13 +91,17 @@ def sample_rows(seed, instance, step, rows, density, starts, features, values):
     return count
 
 
+@numba.njit(cache=True)
+def row_buffers(rows, n):
+    """Row pointers, columns and values large enough for any batch of `sample_rows`."""
+    return np.empty(rows + 1, np.int64), np.empty(rows * n, np.int32), np.empty(rows * n, np.float32)
+
+
 @numba.njit(cache=True, parallel=True)
 def _dense_batches(seed, step, density, out):
     instances, rows, n = out.shape
     for i in numba.prange(instances):
-        starts = np.empty(rows + 1, np.int64)
-        features = np.empty(rows * n, np.int32)
-        values = np.empty(rows * n, np.float32)
+        starts, features, values = row_buffers(rows, n)
         sample_rows(seed, i, step, rows, density[i], starts, features, values)
         for r in range(rows):
             for e in range(starts[r], starts[r + 1]):

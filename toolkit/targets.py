@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from toolkit.errors import require
-from toolkit.samplers import sample, sample_rows
+from toolkit.samplers import row_buffers, sample, sample_rows
 from toolkit.toy import TrainedToy, density
 
 
@@ -36,9 +36,7 @@ def _hidden_rows(seed, step, density, W, out):
     instances, rows, m = out.shape
     n = W.shape[1]
     for i in numba.prange(instances):
-        starts = np.empty(rows + 1, np.int64)
-        features = np.empty(rows * n, np.int32)
-        values = np.empty(rows * n, np.float32)
+        starts, features, values = row_buffers(rows, n)
         sample_rows(seed, i, step, rows, density[i], starts, features, values)
         for r in range(rows):
             for e in range(starts[r], starts[r + 1]):

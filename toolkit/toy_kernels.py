@@ -7,7 +7,7 @@ decoder's forward one is dense; rows with no feature on are counted, not compute
 import numba
 import numpy as np
 
-from toolkit.samplers import FAST, sample_rows
+from toolkit.samplers import FAST, row_buffers, sample_rows
 
 # Rows handled together: inner loops run over them, so they are long enough to fill vector registers and
 # short enough that a block of n=400 outputs stays in the second-level cache.
@@ -238,9 +238,7 @@ def train_steps(W, b, moments_W, moments_b, density, importance, relu, seed, fir
     """
     instances, n, m = W.shape
     for i in numba.prange(instances):
-        starts = np.empty(rows + 1, np.int64)
-        features = np.empty(rows * n, np.int32)
-        values = np.empty(rows * n, np.float32)
+        starts, features, values = row_buffers(rows, n)
         work = _workspace(n, m)
         dW = np.empty((n, m), np.float32)
         db = np.empty(n, np.float32)
