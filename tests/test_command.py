@@ -11,12 +11,12 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from sae_lens import SAE
 from safetensors.torch import load_file
 
 from toolkit import configs, sae_fit
 from toolkit.configs import ARCHITECTURES
 from toolkit.flags import flag_of
-from toolkit.sae import load_sae
 
 CLASSES = (
     sae_fit.TargetConfig,
@@ -109,7 +109,7 @@ def test_a_finished_folder_holds_no_trace_of_the_work(run, request):
 
 
 def test_the_saved_sae_is_the_best_instance_of_the_tensors(tms_run, result_of):
-    tensors, saved = load_file(tms_run / "tensors.safetensors"), load_sae(tms_run / "sae")
+    tensors, saved = load_file(tms_run / "tensors.safetensors"), SAE.load_from_disk(tms_run / "sae")
     assert tensors["toy.W"].shape == (3, 2, 5)
     best = result_of(tms_run)["metrics"]["saved_instance"]
     torch.testing.assert_close(saved.W_dec.data, tensors["sae.W_dec"][best])
@@ -131,7 +131,7 @@ def test_every_architecture_runs_on_toy_models(architecture, hidden, tiny_tms, f
     result = result_of(folder)
     assert result["config"]["sae"]["architecture"] == architecture
     assert all(value is not None and value >= 0 for value in result["metrics"]["fvu"])
-    assert load_sae(folder / "sae").cfg.d_in == hidden
+    assert SAE.load_from_disk(folder / "sae").cfg.d_in == hidden
     assert [str(warned.message) for warned in recwarn if "toolkit" in Path(warned.filename).parts] == []
 
 

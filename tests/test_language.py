@@ -7,12 +7,12 @@ from collections import Counter
 
 import pytest
 import torch
+from sae_lens import SAE
 from safetensors.torch import load_file
 
 from toolkit import metrics
 from toolkit.configs import ARCHITECTURES
 from toolkit.language import Embedding, ascii_safe, load_embedding
-from toolkit.sae import load_sae
 
 
 class Echo:
@@ -144,7 +144,7 @@ def test_with_unit_norm_the_saved_sae_takes_unit_rows(tiny_embedding, tiny_model
     train, held_out, tensors = split_of(folder, tiny_model)
     unit = torch.nn.functional.normalize
     torch.testing.assert_close(tensors["mean"], unit(train, dim=1).mean(0), atol=1e-6, rtol=1e-5)
-    saved, reported = load_sae(folder / "sae"), result_of(folder)["metrics"]["fvu_held_out"]
+    saved, reported = SAE.load_from_disk(folder / "sae"), result_of(folder)["metrics"]["fvu_held_out"]
     with torch.no_grad():
         assert metrics.fvu(unit(held_out, dim=1), saved(unit(held_out, dim=1))) == pytest.approx(reported, rel=1e-4)
         assert metrics.fvu(held_out, saved(held_out)) != pytest.approx(reported, rel=0.01)
@@ -173,7 +173,7 @@ def test_frequencies_weigh_the_rows_by_smoothed_counts(ending, tiny_embedding, t
     scores = result_of(folder)["metrics"]
     assert scores["effective_tokens"] == pytest.approx((smoothed.sum() ** 2 / smoothed.square().sum()).item(), rel=1e-4)
     train, held_out, tensors = split_of(folder, tiny_model)
-    saved = load_sae(folder / "sae")
+    saved = SAE.load_from_disk(folder / "sae")
     for rows, index, key in ((train, "train", "fvu"), (held_out, "held_out", "fvu_held_out")):
         weights = smoothed[tensors[index]]
         with torch.no_grad():
@@ -192,7 +192,7 @@ def test_a_pretrained_embedding_is_fitted_and_the_sae_beats_its_mean(real_model,
     assert scores["fvu_held_out"] < 1
     assert scores["l0"] <= 8
     assert 1 < scores["effective_tokens"] < 49152
-    saved = load_sae(folder / "sae")
+    saved = SAE.load_from_disk(folder / "sae")
     _, held_out, _ = split_of(folder, real_model)
     with torch.no_grad():
         assert metrics.fvu(held_out, saved(held_out)) == pytest.approx(scores["fvu_held_out"], rel=1e-3)
