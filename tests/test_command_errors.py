@@ -179,6 +179,13 @@ DAMAGES = {
 }
 
 
+def test_a_hub_name_that_cannot_be_reached_is_one_line_without_the_offline_switch(run_command, out):
+    words = ("--target", "embedding", "--model", "no-such-owner/no-such-model", "--out", out)
+    nowhere = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    ended = run_command(*words, environment=nowhere)
+    assert_refused(ended, "no-such-owner/no-such-model", "neither a folder", "save_pretrained", left_in=out)
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_model_folder(damage, tiny_model, tiny_embedding, run_main, tmp_path, out):
     spoil, parts = DAMAGES[damage]

@@ -1,6 +1,7 @@
 """Language models by hub name or folder. The only importer of transformer_lens."""
 
 import json
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,8 @@ def load_embedding(model: str) -> Embedding:
         _check_folder(Path(model))
     elif _looks_like_path(model):
         raise UserError(f"no model at {model}: expected a folder with config.json and weights, or a hub name")
+    else:
+        _check_hub(model)
     bridge = _boot(model)
     rows = bridge.W_E.detach().to(torch.float32).cpu().clone()
     bad = (~rows.isfinite()).any(1).nonzero()
@@ -65,22 +68,42 @@ def _looks_like_path(model: str) -> bool:
     return model.startswith((".", "/", "~")) or model.count("/") > 1 or Path(model).exists()
 
 
+def _check_hub(model: str) -> None:
+    """Ask the hub once whether it has a name that is not in the cache: the loaders would try for half a minute."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    # Its retries are told to the log as they happen; the one line at the end says it all.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    try:
+        cached = isinstance(huggingface_hub.try_to_load_from_cache(model, "config.json"), str)
+        if not cached and not constants.HF_HUB_OFFLINE:
+            huggingface_hub.HfApi().model_info(model, timeout=10)
+    except Exception as error:
+        raise _not_to_be_had(model, error) from error
+
+
+def _not_to_be_had(model: str, error: Exception) -> UserError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return UserError(
+        f"model {model!r} is neither a folder here nor to be had from the hub or its cache ({_short(reason)}): "
+        "go online, or give a folder written by save_pretrained"
+    )
+
+
 def _boot(model: str) -> Any:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from transformer_lens.model_bridge import TransformerBridge
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar
 
-    logging.disable_progress_bar()
+    disable_progress_bar()
     try:
         return TransformerBridge.boot_transformers(model, device="cpu")
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if Path(model).is_dir():
             raise UserError(f"cannot read the model in {model}: {first}") from error
-        raise UserError(
-            f"model {model!r} is neither a folder here nor to be had from the hub or its cache ({_short(first)}): "
-            "go online, or give a folder written by save_pretrained"
-        ) from error
+        raise _not_to_be_had(model, error) from error
 
 
 def _short(text: str, limit: int = 120) -> str:
