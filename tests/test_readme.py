@@ -3,9 +3,13 @@
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from test_command import CLASSES
+
+from toolkit.flags import flag_of
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -28,19 +32,6 @@ def test_the_map_names_every_file_of_the_toolkit_and_no_other() -> None:
 
 
 def test_the_commands_shown_are_flags_that_exist() -> None:
-    from dataclasses import fields
-
-    from toolkit import configs, sae_fit
-    from toolkit.flags import flag_of
-
-    classes = (
-        sae_fit.TargetConfig,
-        configs.ToyModel,
-        configs.ToyTraining,
-        configs.SAEConfig,
-        configs.EmbeddingConfig,
-        configs.RunConfig,
-    )
-    known = {flag_of(field.name) for cls in classes for field in fields(cls)} | {"--help"}
+    known = {flag_of(field.name) for cls in CLASSES for field in fields(cls)} | {"--help"}
     shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README))
     assert shown <= known

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -44,7 +45,7 @@ def fit(settings: dict[str, Any]) -> None:
     print(f"written: {done}")
 
 
-def _write(folder: Run, toy: TrainedToy, sae: SAE, scores: list[Recovery], chances: list[Recovery]) -> Any:
+def _write(folder: Run, toy: TrainedToy, sae: SAE, scores: list[Recovery], chances: list[Recovery]) -> Path:
     # An instance that represents no feature has no score, and comes last.
     best = max(range(len(scores)), key=lambda i: -1.0 if math.isnan(scores[i].signed_mcc) else scores[i].signed_mcc)
     with writing(folder.folder):

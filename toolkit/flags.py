@@ -57,7 +57,7 @@ def parse(
 
 
 class _Formatter(simple_parsing.SimpleHelpFormatter):
-    """Help without the type names and with room for the flags."""
+    """Help with room for the flags and their one line each."""
 
     def __init__(self, prog: str) -> None:
         argparse.HelpFormatter.__init__(self, prog, max_help_position=28, width=110)
