@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.timing import best_of, show
 from toolkit.configs import ToyModel, ToyTraining
-from toolkit.toy import _autograd_steps, _compiled_steps, _initial
+from toolkit.toy import _autograd_steps, _compiled_steps, _initial, _problem
 
 BATCH = 1024
 PROBLEMS = (  # instances, features, hidden, density, steps to time
@@ -57,21 +57,21 @@ def floor(model: ToyModel) -> str:
 
 def ours(model: ToyModel, steps: int, *, trained: int) -> float:
     """Seconds an instance-step of the compiled kernel, after some training."""
-    training = ToyTraining(toy_batch=BATCH)
+    problem = _problem(model, ToyTraining(toy_batch=BATCH), 0)
     state = _initial(model, 0)
     with threadpool_limits(1, user_api="blas"):
         if trained:
-            _compiled_steps(model, training, state, 0, 0, np.full(trained, 3e-3))
-        call = lambda: _compiled_steps(model, training, state, 0, trained, np.full(steps, 1e-3))  # noqa: E731
+            _compiled_steps(problem, state, 0, np.full(trained, 3e-3))
+        call = lambda: _compiled_steps(problem, state, trained, np.full(steps, 1e-3))  # noqa: E731
         return best_of(call) / steps / model.instances
 
 
 def autograd(model: ToyModel, steps: int, *, compiled: bool = False) -> float:
     """The same through torch's autograd, as it runs on CUDA; `compiled` puts torch.compile round loss and gradient."""
-    training = ToyTraining(toy_batch=BATCH)
+    problem = _problem(model, ToyTraining(toy_batch=BATCH), 0)
     state = _initial(model, 0)
     if not compiled:
-        call = lambda: _autograd_steps(model, training, state, 0, 0, np.full(steps, 1e-3))  # noqa: E731
+        call = lambda: _autograd_steps(problem, state, 0, np.full(steps, 1e-3))  # noqa: E731
         return best_of(call) / steps / model.instances
     from toolkit.samplers import sample
     from toolkit.toy import density, loss

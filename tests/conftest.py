@@ -22,6 +22,7 @@ DEFAULT_MODEL = Path.home() / ".cache" / "smollm2-135m"
 
 HOOKED = (
     "corpora",
+    "descent",
     "devices",
     "figures",
     "fit_embedding",

@@ -113,7 +113,9 @@ def test_a_tms_target_hands_out_the_hidden_activations_of_the_sampled_features(h
 def test_batches_of_a_tms_target_sum_features_times_directions_row_by_row():
     model = ToyModel(features=3, hidden=2, instances=1, density=1.0)
     W = torch.tensor([[[1.0, 0.0, -1.0], [0.0, 2.0, 1.0]]])
-    trained = toy.TrainedToy(model, W, torch.zeros(1, 3), torch.zeros(1), torch.zeros(0, 1))
+    trained = toy.TrainedToy(
+        model, W, torch.zeros(1, 3), torch.zeros(1), torch.zeros(0, 1), toy.density(model), torch.ones(1, 3)
+    )
     x = sample(toy.density(model), 4, seed=0)[0].numpy()
     expected = np.stack([x[:, 0] - x[:, 2], 2 * x[:, 1] + x[:, 2]], 1)
     np.testing.assert_allclose(tms_target(trained).batches(0, 4)[0], expected, rtol=1e-5)

@@ -95,13 +95,13 @@ def test_gradients_where_no_row_has_a_feature_on_come_from_the_bias_alone():
 @pytest.mark.parametrize("output", ["relu", "linear"])
 def test_both_engines_take_the_same_steps(features, hidden, output):
     model = ToyModel(features=features, hidden=hidden, instances=3, density=(0.05, 0.3), output=output, importance=0.9)
-    training, rates = ToyTraining(toy_batch=200), np.full(20, 1e-2)
+    problem, rates = toy._problem(model, ToyTraining(toy_batch=200), 4), np.full(20, 1e-2)
     ends = []
     for advance in (toy._compiled_steps, toy._autograd_steps):
         state = toy._initial(model, seed=4)
         start = state["W"].clone()
         # In two calls, since a run goes on from the step it has reached.
-        losses = [advance(model, training, state, 4, first, rates[first : first + 10]) for first in (0, 10)]
+        losses = [advance(problem, state, first, rates[first : first + 10]) for first in (0, 10)]
         ends.append((state["W"], state["b"], state["moments_W"], state["moments_b"], torch.cat(losses)))
     for one, other in zip(*ends, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-4)

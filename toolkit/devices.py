@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import torch
 from tqdm import tqdm
 
+from toolkit.descent import Progress
 from toolkit.errors import UserError
-from toolkit.toy import Progress
 
 
 def resolve(device: str) -> str:

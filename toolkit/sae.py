@@ -15,10 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from toolkit.configs import SAEConfig
+from toolkit.descent import Checkpoint, Progress
 from toolkit.sae_losses import encode, levels, reconstruct
 from toolkit.sae_training import Trainer
 from toolkit.targets import Target, rows_target
-from toolkit.toy import Checkpoint, Progress
 
 __all__ = ["SAE", "SAEConfig", "fit_sae"]
 

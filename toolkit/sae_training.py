@@ -5,11 +5,11 @@ import torch
 from torch import Tensor
 
 from toolkit.configs import WITH_K, SAEConfig
+from toolkit.descent import EVALUATION, Checkpoint, Progress
 from toolkit.errors import DivergenceError
 from toolkit.sae_losses import Parameters, batch_topk, encode, pre_activations, reconstruct, row_topk
 from toolkit.sae_steps import Buffers, step_function
 from toolkit.targets import Target
-from toolkit.toy import EVALUATION, Checkpoint, Progress
 
 DECODER_NORM = 0.1
 """Norm of the decoder's rows at the start, as in sae-lens ("heuristic" initialisation, Conerly et al. 2024)."""

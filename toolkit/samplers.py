@@ -7,7 +7,7 @@ would have seen unkilled, and an instance sees the same batches alone as among m
 import numba
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 # Every liberty of fast arithmetic but those that assume there is no NaN or infinity: divergence has to be seen.
@@ -125,3 +125,31 @@ def sample(
     generator = torch.Generator(density.device).manual_seed(seed * 1_000_003 + step)
     on = torch.rand(shape, generator=generator, device=density.device) < density[:, None]
     return on * torch.rand(shape, generator=generator, device=density.device)
+
+
+def compressed(
+    rows: Float[Tensor, "instances samples features"],
+) -> tuple[
+    Int[np.ndarray, "instances starts"], Int[np.ndarray, "instances entries"], Float[np.ndarray, "instances entries"]
+]:
+    """Each instance's rows as compressed rows: row pointers, columns and values, padded to the fullest instance."""
+    kept = [torch.nonzero(x, as_tuple=True) for x in rows]
+    longest = max(1, *(len(columns) for _, columns in kept))
+    starts = np.zeros((len(rows), rows.shape[1] + 1), np.int64)
+    features = np.zeros((len(rows), longest), np.int32)
+    values = np.zeros((len(rows), longest), np.float32)
+    for i, (row, column) in enumerate(kept):
+        starts[i, 1:] = np.cumsum(np.bincount(row.numpy(), minlength=rows.shape[1]))
+        features[i, : len(column)] = column.numpy()
+        values[i, : len(column)] = rows[i][row, column].numpy()
+    return starts, features, values
+
+
+@numba.njit(cache=True, parallel=True)
+def fill_uniforms(seed, step, draw, out):
+    """Fill out (instances, rows, columns) with uniforms on (0, 1), instance by instance."""
+    for i in numba.prange(out.shape[0]):
+        state = stream(seed, i, step) + _mix(np.uint64(draw + 1) * _GOLDEN)
+        flat = out[i].reshape(-1)
+        for e in range(flat.size):
+            flat[e] = uniform(_mix(state + np.uint64(e) * _GOLDEN))

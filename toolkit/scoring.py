@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from toolkit import metrics
+from toolkit.descent import EVALUATION
 from toolkit.metrics import Recovery
 from toolkit.sae import SAE
 from toolkit.sae_training import calibrated_threshold
 from toolkit.samplers import sample
-from toolkit.toy import EVALUATION, TrainedToy, density
+from toolkit.toy import TrainedToy
 
 ROWS = 8192
 """Fresh samples each score is measured on."""
@@ -36,7 +37,7 @@ def chance(toy: TrainedToy, sae: SAE, *, seed: int) -> list[Recovery]:
 
 
 def _fresh(toy: TrainedToy, seed: int) -> tuple[Tensor, Tensor]:
-    features = sample(density(toy.model).to(toy.W.device), ROWS, seed=seed, step=EVALUATION + 1000)
+    features = sample(toy.densities.to(toy.W.device), ROWS, seed=seed, step=EVALUATION + 1000)
     return features, toy.hidden(features)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from toolkit.errors import require
 from toolkit.samplers import row_buffers, sample, sample_rows
-from toolkit.toy import TrainedToy, density
+from toolkit.toy import TrainedToy
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def _hidden_rows(seed, step, density, W, out):
 
 def tms_target(toy: TrainedToy, *, seed: int = 0) -> Target:
     """Hidden activations of trained toy models, one SAE an instance; the true directions are the columns of W."""
-    chances = density(toy.model)
+    chances = toy.densities
     W = toy.W.mT.contiguous()  # (I, n, m)
 
     def batches(step: int, rows: int) -> Tensor:

@@ -5,56 +5,24 @@ toy = train(ToyModel(features=5, hidden=2, density=0.05), seed=0)
 toy.feature_dimensionality        # (instances, features)
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from toolkit import metrics
 from toolkit.configs import ToyModel, ToyTraining
-from toolkit.errors import DivergenceError
-from toolkit.samplers import sample
+from toolkit.descent import EVALUATION, Checkpoint, Progress, State, adam, descend, learning_rates
+from toolkit.errors import DivergenceError, require
+from toolkit.samplers import compressed, sample
 
-__all__ = [
-    "Checkpoint",
-    "DivergenceError",
-    "ToyModel",
-    "ToyTraining",
-    "TrainedToy",
-    "importance",
-    "loss",
-    "output",
-    "train",
-]
+__all__ = ["DivergenceError", "ToyModel", "ToyTraining", "TrainedToy", "importance", "loss", "output", "train"]
 
-EVALUATION = 2**40
-"""Step numbers from here on are never trained on: batches that measure."""
 WELL_TRAINED = 1.1
 """An instance is well trained when its loss is within this factor of the best with the same settings."""
-
-_CHUNK = 100
-
-
-@runtime_checkable
-class Checkpoint(Protocol):
-    """Where a training keeps its state, so that a killed run goes on to the same numbers."""
-
-    def load(self) -> dict[str, Tensor] | None:
-        """The last state saved, or None."""
-        ...
-
-    def save(self, state: Callable[[], dict[str, Tensor]]) -> None:
-        """Keep a state, if it is time to; `state` is called only then."""
-        ...
-
-
-Progress = Callable[[int], None]
-"""Called with the number of steps just finished."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +39,10 @@ class TrainedToy:
     """Importance-weighted squared error, summed over features, on samples not trained on."""
     history: Float[Tensor, "steps instances"]
     """Loss of every training batch."""
+    densities: Float[Tensor, "instances features"]
+    """Probability that each feature is on."""
+    importances: Float[Tensor, "instances features"]
+    """Weight of each feature in the loss."""
 
     def hidden(self, x: Float[Tensor, "instances rows features"]) -> Float[Tensor, "instances rows hidden"]:
         """Hidden activations of features."""
@@ -129,9 +101,25 @@ def loss(
     W: Float[Tensor, "instances hidden features"],
     b: Float[Tensor, "instances features"],
     x: Float[Tensor, "instances rows features"],
+    importances: Float[Tensor, "instances features"] | None = None,
 ) -> Float[Tensor, " instances"]:
-    """Mean over rows of sum_i importance_i (x_i - x'_i)^2."""
-    return ((output(model, W, b, x) - x).square() @ importance(model).to(x.device)).mean(-1)
+    """Mean over rows of sum_i importance_i (x_i - x'_i)^2; the importances are the model's unless given."""
+    weights = importance(model).expand_as(b) if importances is None else importances
+    error = (output(model, W, b, x) - x).square()
+    return torch.bmm(error, weights.to(x.device)[:, :, None])[..., 0].mean(-1)  # (I, B, n) @ (I, n, 1) -> (I, B)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What is trained on, for either engine."""
+
+    model: ToyModel
+    batch: int
+    seed: int
+    densities: Tensor
+    importances: Tensor
+    rows: Tensor | None
+    weight_decay: float
 
 
 def train(
@@ -139,6 +127,10 @@ def train(
     training: ToyTraining = ToyTraining(),
     *,
     seed: int = 0,
+    densities: Float[Tensor, "instances features"] | None = None,
+    importances: Float[Tensor, "instances features"] | None = None,
+    rows: Float[Tensor, "instances samples features"] | None = None,
+    weight_decay: float = 0.0,
     device: str = "cpu",
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
@@ -147,30 +139,53 @@ def train(
 
     On the CPU the compiled kernels do the work; a hidden ReLU or CUDA goes through torch's autograd.
 
+    Args:
+        densities, importances: one for each feature of each instance, in place of the model's.
+        rows: a finite data set for each instance, all of it in every step, in place of fresh samples.
+        weight_decay: AdamW's, on W alone.
+
     Raises:
         DivergenceError: the loss of an instance stopped being finite (the step is named).
+        UserError: a tensor's shape does not fit the model.
     """
-    start = _initial(model, seed) if checkpoint is None else checkpoint.load() or _initial(model, seed)
-    state = {name: value.to(device if name != "history" else "cpu") for name, value in start.items()}
-    advance = _compiled_steps if device == "cpu" and model.hidden_activation == "linear" else _autograd_steps
-    done = len(state["history"])
-    rates = _rates(training)
-    with threadpool_limits(1, user_api="blas"):
-        while done < training.toy_steps:
-            todo = rates[done : done + _CHUNK]
-            losses = advance(model, training, state, seed, done, todo)
-            _check_finite(losses, state, done)
-            state["history"] = torch.cat([state["history"], losses])
-            done += len(todo)
-            if progress:
-                progress(len(todo))
-            if checkpoint:
-                checkpoint.save(lambda: state)
+    problem = _problem(model, training, seed, densities, importances, rows, weight_decay)
+    compiled = device == "cpu" and model.hidden_activation == "linear"
+    state = descend(
+        partial(_initial, model, seed),
+        partial(_compiled_steps if compiled else _autograd_steps, problem),
+        learning_rates(training.toy_steps, training.toy_lr),
+        what="the toy models",
+        device=device,
+        progress=progress,
+        checkpoint=checkpoint,
+    )
     W = state["W"].mT.contiguous()
-    return TrainedToy(model, W, state["b"], _evaluate(model, W, state["b"], seed), state["history"])
+    final = _evaluate(problem, W, state["b"])
+    return TrainedToy(model, W, state["b"], final, state["history"], problem.densities, problem.importances)
 
 
-def _initial(model: ToyModel, seed: int) -> dict[str, Tensor]:
+def _problem(
+    model: ToyModel,
+    training: ToyTraining,
+    seed: int,
+    densities: Tensor | None = None,
+    importances: Tensor | None = None,
+    rows: Tensor | None = None,
+    weight_decay: float = 0.0,
+) -> _Problem:
+    densities = density(model) if densities is None else densities.float().contiguous()
+    importances = importance(model).repeat(model.instances, 1) if importances is None else importances.float()
+    wanted = (model.instances, model.features)
+    for name, given in (("densities", densities), ("importances", importances)):
+        shape = tuple(given.shape)
+        require(shape == wanted, f"{name} must have shape (instances, features) = {wanted}, got {shape}")
+    if rows is not None:
+        fits = rows.ndim == 3 and (len(rows), rows.shape[2]) == wanted
+        require(fits, f"rows must be (instances, samples, features) = {wanted[0], '...', wanted[1]}, got {rows.shape}")
+    return _Problem(model, training.toy_batch, seed, densities, importances.contiguous(), rows, weight_decay)
+
+
+def _initial(model: ToyModel, seed: int) -> State:
     """Xavier-normal weights, feature-major (I, n, m), each instance from its own generator; Adam's moments zero."""
     shape = (model.features, model.hidden)
     scale = (2 / sum(shape)) ** 0.5
@@ -181,59 +196,42 @@ def _initial(model: ToyModel, seed: int) -> dict[str, Tensor]:
     return {"W": W, "b": b, **moments, "history": torch.zeros(0, model.instances)}
 
 
-def _rates(training: ToyTraining) -> np.ndarray:
-    """Constant for the first half, then a cosine to zero, so that the final loss is not optimiser noise."""
-    progress = np.arange(training.toy_steps) / training.toy_steps
-    return training.toy_lr * np.where(progress < 0.5, 1.0, 0.5 * (1 + np.cos(np.pi * (2 * progress - 1))))
+def _compiled_steps(problem: _Problem, state: State, first: int, rates: np.ndarray) -> Tensor:
+    from toolkit.toy_kernels import train_rows, train_steps
 
-
-def _check_finite(losses: Tensor, state: dict[str, Tensor], first: int) -> None:
-    bad = (~losses.isfinite()).any(1).nonzero()
-    if len(bad) or not bool(state["W"].isfinite().all()):
-        raise DivergenceError("the toy models", first + (int(bad[0]) if len(bad) else len(losses) - 1))
-
-
-def _compiled_steps(
-    model: ToyModel, training: ToyTraining, state: dict[str, Tensor], seed: int, first: int, rates: np.ndarray
-) -> Tensor:
-    from toolkit.toy_kernels import train_steps
-
+    model = problem.model
     losses = np.empty((len(rates), model.instances), np.float32)
-    weights = importance(model).expand(model.instances, -1).contiguous().numpy()
     arrays = [state[name].numpy() for name in ("W", "b", "moments_W", "moments_b")]
-    relu = model.output == "relu"
-    train_steps(*arrays, density(model).numpy(), weights, relu, seed, first, rates, training.toy_batch, losses)
+    weights, relu = problem.importances.numpy(), model.output == "relu"
+    tail = (weights, relu, first, rates, problem.weight_decay, losses)
+    if problem.rows is None:
+        train_steps(*arrays, problem.densities.numpy(), problem.seed, problem.batch, *tail)
+    else:
+        train_rows(*arrays, *compressed(problem.rows), *tail)
     return torch.from_numpy(losses)
 
 
-def _autograd_steps(
-    model: ToyModel, training: ToyTraining, state: dict[str, Tensor], seed: int, first: int, rates: np.ndarray
-) -> Tensor:
+def _autograd_steps(problem: _Problem, state: State, first: int, rates: np.ndarray) -> Tensor:
     """The same steps through torch's autograd: any variant of the model, any device."""
-    chances = density(model).to(state["W"].device)
+    device = state["W"].device
+    chances, fixed = problem.densities.to(device), problem.rows
     losses = []
     for t, rate in enumerate(rates):
-        x = sample(chances, training.toy_batch, seed=seed, step=first + t)
+        x = sample(chances, problem.batch, seed=problem.seed, step=first + t) if fixed is None else fixed.to(device)
         leaves = {name: state[name].detach().requires_grad_() for name in ("W", "b")}
-        value = loss(model, leaves["W"].mT, leaves["b"], x)
+        value = loss(problem.model, leaves["W"].mT, leaves["b"], x, problem.importances)
         value.sum().backward()
         for name, leaf in leaves.items():
-            _adam(state[name], leaf.grad, state[f"moments_{name}"], float(rate), first + t + 1)
+            assert leaf.grad is not None
+            decay = problem.weight_decay if name == "W" else 0.0
+            adam(state[name], leaf.grad, state[f"moments_{name}"], float(rate), first + t + 1, decay)
         losses.append(value.detach())
     return torch.stack(losses).cpu()
 
 
-def _adam(parameter: Tensor, gradient: Tensor | None, moments: Tensor, rate: float, step: int) -> None:
-    assert gradient is not None
-    moments[0].lerp_(gradient, 0.1)
-    moments[1].lerp_(gradient.square(), 0.001)
-    size = (moments[1] / (1 - 0.999**step)).sqrt_().add_(1e-8)
-    parameter.sub_(rate / (1 - 0.9**step) * moments[0] / size)
-
-
 @torch.no_grad()
-def _evaluate(model: ToyModel, W: Tensor, b: Tensor, seed: int) -> Tensor:
+def _evaluate(problem: _Problem, W: Tensor, b: Tensor) -> Tensor:
     """Mean loss over 16 fresh batches of 8,192 rows, small enough for n=400 to stay in memory."""
-    chances = density(model).to(W.device)
-    batches = (sample(chances, 8192, seed=seed, step=EVALUATION + s) for s in range(16))
-    return torch.stack([loss(model, W, b, x) for x in batches]).mean(0).cpu()
+    chances = problem.densities.to(W.device)
+    batches = (sample(chances, 8192, seed=problem.seed, step=EVALUATION + s) for s in range(16))
+    return torch.stack([loss(problem.model, W, b, x, problem.importances) for x in batches]).mean(0).cpu()

@@ -199,16 +199,17 @@ def _gradients(starts, features, values, W, b, importance, relu, work, dW, db):
 
 
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
-def _adam(parameter, gradient, first, second, rate, step):
-    """Adam (Kingma and Ba 2015, algorithm 1) with its default decay rates, in place."""
+def _adam(parameter, gradient, first, second, rate, step, decay):
+    """AdamW (Loshchilov and Hutter 2019, algorithm 2) with its default decay rates, in place."""
     beta_1, beta_2 = np.float32(0.9), np.float32(0.999)
     size = np.float32(rate / (1.0 - 0.9**step))
     correction = np.float32(1.0 / np.sqrt(1.0 - 0.999**step))
+    kept = np.float32(1.0 - rate * decay)
     for i in range(parameter.size):
         g = gradient[i]
         first[i] = beta_1 * first[i] + (np.float32(1.0) - beta_1) * g
         second[i] = beta_2 * second[i] + (np.float32(1.0) - beta_2) * g * g
-        parameter[i] -= size * first[i] / (np.sqrt(second[i]) * correction + np.float32(1e-8))
+        parameter[i] = kept * parameter[i] - size * first[i] / (np.sqrt(second[i]) * correction + np.float32(1e-8))
 
 
 @numba.njit(cache=True)
@@ -225,9 +226,17 @@ def _workspace(n, m):
     )
 
 
+@numba.njit(cache=True)
+def _descend(i, W, b, moments_W, moments_b, dW, db, rate, step, decay):
+    """One step of instance i; W is decayed, b is not."""
+    first, second = moments_W[0, i].reshape(-1), moments_W[1, i].reshape(-1)
+    _adam(W[i].reshape(-1), dW.reshape(-1), first, second, rate, step, decay)
+    _adam(b[i], db, moments_b[0, i], moments_b[1, i], rate, step, 0.0)
+
+
 @numba.njit(cache=True, parallel=True)
-def train_steps(W, b, moments_W, moments_b, density, importance, relu, seed, first_step, rates, rows, losses):
-    """Train every instance for len(rates) steps in place.
+def train_steps(W, b, moments_W, moments_b, density, seed, rows, importance, relu, first_step, rates, decay, losses):
+    """Train every instance for len(rates) steps in place, on fresh samples.
 
     Args:
         W: (instances, n, m) float32, feature-major. b: (instances, n).
@@ -246,9 +255,25 @@ def train_steps(W, b, moments_W, moments_b, density, importance, relu, seed, fir
             step = first_step + t
             sample_rows(seed, i, step, rows, density[i], starts, features, values)
             losses[t, i] = _gradients(starts, features, values, W[i], b[i], importance[i], relu, work, dW, db)
-            _adam(W[i].reshape(-1), dW.reshape(-1), moments_W[0, i].reshape(-1), moments_W[1, i].reshape(-1),
-                  rates[t], step + 1)  # fmt: skip
-            _adam(b[i], db, moments_b[0, i], moments_b[1, i], rates[t], step + 1)
+            _descend(i, W, b, moments_W, moments_b, dW, db, rates[t], step + 1, decay)
+
+
+@numba.njit(cache=True, parallel=True)
+def train_rows(
+    W, b, moments_W, moments_b, starts, features, values, importance, relu, first_step, rates, decay, losses
+):
+    """The same on a fixed set of compressed rows: starts (instances, rows + 1), features and values (instances, most).
+
+    Every step sees every row.
+    """
+    instances, n, m = W.shape
+    for i in numba.prange(instances):
+        work = _workspace(n, m)
+        dW = np.empty((n, m), np.float32)
+        db = np.empty(n, np.float32)
+        for t in range(rates.shape[0]):
+            losses[t, i] = _gradients(starts[i], features[i], values[i], W[i], b[i], importance[i], relu, work, dW, db)
+            _descend(i, W, b, moments_W, moments_b, dW, db, rates[t], first_step + t + 1, decay)
 
 
 @numba.njit(cache=True)
