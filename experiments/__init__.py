@@ -1,1 +1,1 @@
-"""Questions, one a file, with checks that pass or fail (to come)."""
+"""Questions, one a file, with checks that pass or fail: python -m experiments list | run NAME | report."""

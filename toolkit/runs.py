@@ -23,7 +23,7 @@ from toolkit.configs import differing
 from toolkit.errors import DivergenceError, UserError
 
 _UNFINISHED = ".unfinished"
-_RECORDED = ("torch", "numpy", "numba", "sae-lens", "transformer-lens", "safetensors")
+_RECORDED = ("feature-verdict", "torch", "numpy", "numba", "sae-lens", "transformer-lens", "safetensors")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,131 @@
+"""The command: python -m experiments list | run NAME... | report."""
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from toolkit.errors import UserError, unknown
+from toolkit.flags import OneLineParser
+
+if TYPE_CHECKING:
+    from experiments.running import Finished
+
+PROG = "python -m experiments"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns 0, 1 where a check failed, 2 after a mistake that one line explains."""
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as in toolkit.sae_fit: two thread pools share the cores
+    try:
+        chosen = _parse(sys.argv[1:] if argv is None else argv)
+        return int(chosen.action(chosen))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        print(f"error: not enough memory ({error}): take a smaller --scale or fewer --workers", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command with --resume goes on from the finished cells", file=sys.stderr)
+        return 130
+
+
+def _parse(argv: Sequence[str]) -> Namespace:
+    parser = OneLineParser(prog=PROG, description="Questions about toy models, with numbers that pass or fail.")
+    actions = parser.add_subparsers(title="commands", required=True, dest="command", metavar="list | run | report")
+    listing = actions.add_parser("list", help="every experiment: name, claim, time at each scale")
+    listing.set_defaults(action=_list)
+    running = actions.add_parser("run", help="run experiments by name or pattern")
+    running.set_defaults(action=_run)
+    running.add_argument("names", nargs="+", metavar="NAME", help="a name, a pattern such as 'toy/*', or all")
+    running.add_argument("--scale", default="default", help="smoke, default or paper (default: default)")
+    running.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: every core)")
+    running.add_argument("--cluster", default="", metavar="ADDRESS", help="a Dask scheduler, in place of processes")
+    running.add_argument("--seed", type=int, default=0, help="every draw follows from it (default: 0)")
+    running.add_argument("--resume", action="store_true", help="go on with the newest unfinished run of each")
+    running.add_argument("--quiet", action="store_true", help="no progress bars")
+    reporting = actions.add_parser("report", help="one page over everything that has run")
+    reporting.set_defaults(action=_report)
+    reporting.add_argument("--to", default="", metavar="FILE", help="the page (default: report.html in --out)")
+    for action in (running, reporting):
+        action.add_argument("--out", default="runs", metavar="FOLDER", help="folder of the runs (default: runs)")
+    chosen, rest = parser.parse_known_args(list(argv))
+    for stray in rest:
+        flags = [flag for action in (running, reporting) for flag in action._option_string_actions if flag[:2] == "--"]
+        raise unknown("flag", stray.split("=")[0], dict.fromkeys(flags))
+    return chosen
+
+
+def _list(chosen: Namespace) -> int:
+    from experiments.registry import SCALES, experiments
+
+    known = experiments()
+    width = max(len(e.name) for e in known)
+    print(f"{'':4}{'name':{width}}  {'  '.join(f'{scale:>7}' for scale in SCALES)}  claim")
+    for e in known:
+        times = "  ".join(f"{duration(e.seconds[scale]):>7}" for scale in SCALES)
+        print(f"{e.row:4}{e.name:{width}}  {times}  {e.claim}")
+    print(f"\nTimes on two cores. {PROG} run NAME --scale smoke | default | paper")
+    return 0
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person would say them."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.2g} {unit}"
+    return f"{seconds:.2g} s"
+
+
+def _run(chosen: Namespace) -> int:
+    from experiments import registry
+    from experiments.running import How, run
+
+    settings = {name: getattr(chosen, name) for name in How.__dataclass_fields__}
+    how = How(**settings)
+    wanted = registry.chosen(chosen.names)
+    for experiment in wanted:
+        experiment.settings(how.scale)
+    if how.scale == "paper" or len(wanted) > 1:
+        total = sum(e.seconds[how.scale] for e in wanted)
+        print(f"{len(wanted)} at scale {how.scale}: about {duration(total)} on two cores")
+    ended = []
+    for experiment in wanted:
+        finished = run(experiment, how)
+        _show(experiment.name, finished)
+        ended.append((experiment.name, finished))
+    failed = [name for name, finished in ended if not finished.passed]
+    if len(ended) > 1:
+        print(
+            f"{len(ended) - len(failed)} of {len(ended)} passed" + (f"; failed: {', '.join(failed)}" if failed else "")
+        )
+    return 1 if failed else 0
+
+
+def _show(name: str, finished: "Finished") -> None:
+    rows = [("", "claim", "expected", "measured [95% interval]", "over")]
+    rows += [
+        ("passed" if c.passed else "FAILED", c.claim, c.expected, c.spread, str(c.values))
+        for c in finished.outcome.checks
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    print(f"\n{name}")
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(f"{finished.outcome.conclusion}\n{finished.seconds:.0f} s; {finished.folder}", flush=True)
+
+
+def _report(chosen: Namespace) -> int:
+    from experiments.report import write
+
+    path = Path(chosen.to) if chosen.to else Path(chosen.out) / "report.html"
+    count = write(Path(chosen.out), path)
+    print(f"{count} experiments in {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

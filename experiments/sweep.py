@@ -1,0 +1,119 @@
+"""Cells measured on every core or on a cluster, each kept as soon as it is finished."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from experiments.registry import Cell, Measured
+from toolkit.errors import UserError
+
+Measure = Callable[[Any, Cell, int], Measured]
+
+
+def sweep(
+    measure: Measure,
+    settings: Any,
+    cells: Sequence[Cell],
+    *,
+    seed: int,
+    folder: Path,
+    workers: int = 1,
+    cluster: str = "",
+    quiet: bool = True,
+    label: str = "",
+) -> list[dict[str, Tensor]]:
+    """What `measure` yields for every cell, in the order of the cells.
+
+    Each cell is computed on one thread, so the numbers are the same on one core, on many and on a cluster. A
+    finished cell is written to `folder` at once; those found there are not measured again.
+
+    Raises:
+        UserError: a worker died, the cluster cannot be reached, or a kept cell is damaged.
+    """
+    files = [folder / f"checkpoint_cell_{i:05d}.safetensors" for i in range(len(cells))]
+    todo = [i for i, file in enumerate(files) if not file.exists()]
+    jobs = [(measure, settings, cells[i], seed, i) for i in todo]
+    with tqdm(total=len(cells), initial=len(cells) - len(todo), desc=label, unit="cell", disable=quiet) as bar:
+        for i, found in _computed(jobs, min(workers, len(todo)), cluster):
+            temporary = files[i].with_suffix(".tmp")
+            save_file(found, temporary)
+            temporary.replace(files[i])
+            bar.update()
+    return [_kept(file) for file in files]
+
+
+def _kept(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{file} is damaged ({error}): delete this file, and --resume measures its cell again"
+        ) from None
+
+
+def _one(measure: Measure, settings: Any, cell: Cell, seed: int, i: int) -> tuple[int, dict[str, Tensor]]:
+    with _one_thread():
+        return i, {name: value.detach().contiguous().clone() for name, value in measure(settings, cell, seed).items()}
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums over several threads round differently; one thread gives the same numbers everywhere."""
+    import numba
+
+    before = torch.get_num_threads(), numba.get_num_threads()
+    torch.set_num_threads(1)
+    numba.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        numba.set_num_threads(before[1])
+
+
+def _computed(jobs: list[tuple[Any, ...]], workers: int, cluster: str) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """Finished cells as they come, from this process, from worker processes or from a Dask cluster."""
+    if not jobs:
+        return
+    if not cluster and workers <= 1:
+        yield from (_one(*job) for job in jobs)
+        return
+    from joblib import Parallel, delayed, parallel_config
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    with _backend(workers, cluster) as backend, parallel_config(**backend):
+        try:
+            yield from Parallel(return_as="generator_unordered")(delayed(_one)(*job) for job in jobs)
+        except TerminatedWorkerError:
+            raise UserError(
+                "a worker died, perhaps for want of memory; finished cells are kept: --resume goes on with the rest, "
+                "fewer --workers need less memory"
+            ) from None
+
+
+@contextmanager
+def _backend(workers: int, cluster: str) -> Iterator[dict[str, Any]]:
+    if not cluster:
+        yield {"backend": "loky", "n_jobs": workers, "inner_max_num_threads": 1}
+        return
+    try:
+        from distributed import Client
+        from distributed.scheduler import KilledWorker
+    except ImportError:
+        raise UserError("--cluster needs Dask: install the extra, pip install 'feature-verdict[cluster]'") from None
+    try:
+        client = Client(cluster, timeout="10s")
+    except (OSError, ValueError) as error:
+        raise UserError(f"--cluster {cluster}: no Dask scheduler answers there ({error})") from None
+    with client:
+        try:
+            yield {"backend": "dask"}
+        except KilledWorker as error:
+            raise UserError(f"a cell killed its workers again and again ({error}); --resume keeps the others") from None
