@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.timing import best_of, show
 from toolkit.configs import ToyModel, ToyTraining
-from toolkit.toy import _autograd_steps, _compiled_steps, _initial, _problem
+from toolkit.toy import _autograd_steps, _compiled_steps, _problem, start
 
 BATCH = 1024
 PROBLEMS = (  # instances, features, hidden, density, steps to time
@@ -58,7 +58,7 @@ def floor(model: ToyModel) -> str:
 def ours(model: ToyModel, steps: int, *, trained: int) -> float:
     """Seconds an instance-step of the compiled kernel, after some training."""
     problem = _problem(model, ToyTraining(toy_batch=BATCH), 0)
-    state = _initial(model, 0)
+    state = start(model, 0)
     with threadpool_limits(1, user_api="blas"):
         if trained:
             _compiled_steps(problem, state, 0, np.full(trained, 3e-3))
@@ -69,7 +69,7 @@ def ours(model: ToyModel, steps: int, *, trained: int) -> float:
 def autograd(model: ToyModel, steps: int, *, compiled: bool = False) -> float:
     """The same through torch's autograd, as it runs on CUDA; `compiled` puts torch.compile round loss and gradient."""
     problem = _problem(model, ToyTraining(toy_batch=BATCH), 0)
-    state = _initial(model, 0)
+    state = start(model, 0)
     if not compiled:
         call = lambda: _autograd_steps(problem, state, 0, np.full(steps, 1e-3))  # noqa: E731
         return best_of(call) / steps / model.instances

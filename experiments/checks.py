@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from scipy import stats
@@ -10,7 +11,7 @@ from torch import Tensor
 
 LEVEL = 0.95
 """Coverage of every interval."""
-Values = Sequence[float] | np.ndarray | Tensor
+Values: TypeAlias = Sequence[float] | np.ndarray | Tensor
 """One number a seed."""
 
 

@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from torch import Tensor
 
-Numbers = Sequence[float] | np.ndarray | Tensor
+COLOURS = ("#2a6f97", "#d1495b", "#3a7d44", "#e09f3e", "#6a4c93", "#1b998b", "#8d5524", "#6c757d")
+"""For series, groups and categories, in this order; told apart by the colour-blind in their first five."""
+
+Numbers: TypeAlias = Sequence[float] | np.ndarray | Tensor
 """One-dimensional."""
-Grid = Sequence[Sequence[float]] | np.ndarray | Tensor
+Grid: TypeAlias = Sequence[Sequence[float]] | np.ndarray | Tensor
 """Two-dimensional, row by row."""
 
 
@@ -113,7 +116,7 @@ class Stack:
     """Never set."""
 
 
-Panel = Plot | Heatmap | Arrows | Stack
+Panel: TypeAlias = Plot | Heatmap | Arrows | Stack
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from experiments.figures import as_json
 from experiments.registry import Experiment, Outcome
+from experiments.report import write_figures
 from experiments.static import draw
 from experiments.sweep import sweep
 from toolkit.configs import to_dict
@@ -98,7 +100,10 @@ def _write(opened: Run, experiment: Experiment, outcome: Outcome) -> Path:
         draw(figure, opened.folder / f"{figure['name']}.svg")
     write_json(opened.folder / FIGURES, figures)
     metrics = {"conclusion": outcome.conclusion, "experiment": about(experiment), **(outcome.metrics or {})}
-    return opened.finish(metrics, outcome.tensors or {}, [plain(asdict(check)) for check in outcome.checks])
+    checks = [plain(asdict(check)) for check in outcome.checks]
+    runs = opened.folder.parent.parent
+    page = partial(write_figures, opened.folder, figures=figures, runs=runs)
+    return opened.finish(metrics, outcome.tensors or {}, checks, last=page)
 
 
 def about(experiment: Experiment) -> dict[str, Any]:

@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure as Canvas
+from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
 
-COLOURS = ("#2a6f97", "#d1495b", "#3a7d44", "#e09f3e", "#6a4c93", "#1b998b", "#8d5524", "#6c757d")
-"""For series, groups and categories, in this order; told apart by the colour-blind in their first five."""
+from experiments.figures import COLOURS
 
 _COLUMNS = 4
 _SIZES = {"plot": (4.4, 3.4), "heatmap": (3.2, 3.2), "arrows": (2.6, 2.8), "stack": (4.0, 3.0)}
@@ -85,12 +85,13 @@ def _heatmap(axes: Axes, panel: Mapping[str, Any]) -> None:
     if panel["halves"]:
         axes.axhline(len(values) / 2 - 0.5, color="0.2", linewidth=0.8)
         axes.axvline(values.shape[1] / 2 - 0.5, color="0.2", linewidth=0.8)
-    bar = axes.figure.colorbar(image, ax=axes, shrink=0.8)
-    bar.ax.tick_params(labelsize=7)
-    if categories:
-        bar.set_ticks(range(len(categories)), labels=categories)
-    if _series(axes, panel["lines"]):
-        axes.legend(fontsize=7, loc="lower left")
+    _series(axes, panel["lines"])
+    if not categories:
+        axes.figure.colorbar(image, ax=axes, shrink=0.8).ax.tick_params(labelsize=7)
+        return
+    patches = [Patch(color=colour, label=name) for colour, name in zip(COLOURS, categories, strict=False)]
+    handles = [*patches, *axes.get_legend_handles_labels()[0]]
+    axes.legend(handles=handles, fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
 
 
 def _arrows(axes: Axes, panel: Mapping[str, Any]) -> None:

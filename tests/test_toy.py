@@ -98,7 +98,7 @@ def test_both_engines_take_the_same_steps(features, hidden, output):
     problem, rates = toy._problem(model, ToyTraining(toy_batch=200), 4), np.full(20, 1e-2)
     ends = []
     for advance in (toy._compiled_steps, toy._autograd_steps):
-        state = toy._initial(model, seed=4)
+        state = toy.start(model, seed=4)
         start = state["W"].clone()
         # In two calls, since a run goes on from the step it has reached.
         losses = [advance(problem, state, first, rates[first : first + 10]) for first in (0, 10)]

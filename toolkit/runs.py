@@ -43,8 +43,18 @@ class Run:
         """Where one stage of the run keeps its state, at most every `every` seconds."""
         return FileCheckpoint(self.folder / f"checkpoint_{stage}.safetensors", every)
 
-    def finish(self, metrics: Mapping[str, Any], tensors: Mapping[str, Tensor], checks: list[dict[str, Any]]) -> Path:
-        """Write result.json and tensors.safetensors, drop checkpoints and give the folder its name."""
+    def finish(
+        self,
+        metrics: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        checks: list[dict[str, Any]],
+        *,
+        last: Callable[[Mapping[str, Any]], None] | None = None,
+    ) -> Path:
+        """Write result.json and tensors.safetensors, drop checkpoints and give the folder its name.
+
+        `last` is called with the result before that, to write what is made from it.
+        """
         from safetensors.torch import save_file
 
         save_file(
@@ -62,6 +72,8 @@ class Run:
             "checks": checks,
         }
         write_json(self.folder / "result.json", result)
+        if last:
+            last(result)
         for path in self.folder.glob("checkpoint_*"):
             path.unlink()
         done = self.folder.with_name(_number(self.folder))

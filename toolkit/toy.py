@@ -151,7 +151,7 @@ def train(
     problem = _problem(model, training, seed, densities, importances, rows, weight_decay)
     compiled = device == "cpu" and model.hidden_activation == "linear"
     state = descend(
-        partial(_initial, model, seed),
+        partial(start, model, seed),
         partial(_compiled_steps if compiled else _autograd_steps, problem),
         learning_rates(training.toy_steps, training.toy_lr),
         what="the toy models",
@@ -185,7 +185,7 @@ def _problem(
     return _Problem(model, training.toy_batch, seed, densities, importances.contiguous(), rows, weight_decay)
 
 
-def _initial(model: ToyModel, seed: int) -> State:
+def start(model: ToyModel, seed: int) -> State:
     """Xavier-normal weights, feature-major (I, n, m), each instance from its own generator; Adam's moments zero."""
     shape = (model.features, model.hidden)
     scale = (2 / sum(shape)) ** 0.5

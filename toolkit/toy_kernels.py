@@ -199,7 +199,7 @@ def _gradients(starts, features, values, W, b, importance, relu, work, dW, db):
 
 
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
-def _adam(parameter, gradient, first, second, rate, step, decay):
+def adam_step(parameter, gradient, first, second, rate, step, decay):
     """AdamW (Loshchilov and Hutter 2019, algorithm 2) with its default decay rates, in place."""
     beta_1, beta_2 = np.float32(0.9), np.float32(0.999)
     size = np.float32(rate / (1.0 - 0.9**step))
@@ -230,8 +230,8 @@ def _workspace(n, m):
 def _descend(i, W, b, moments_W, moments_b, dW, db, rate, step, decay):
     """One step of instance i; W is decayed, b is not."""
     first, second = moments_W[0, i].reshape(-1), moments_W[1, i].reshape(-1)
-    _adam(W[i].reshape(-1), dW.reshape(-1), first, second, rate, step, decay)
-    _adam(b[i], db, moments_b[0, i], moments_b[1, i], rate, step, 0.0)
+    adam_step(W[i].reshape(-1), dW.reshape(-1), first, second, rate, step, decay)
+    adam_step(b[i], db, moments_b[0, i], moments_b[1, i], rate, step, 0.0)
 
 
 @numba.njit(cache=True, parallel=True)

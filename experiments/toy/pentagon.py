@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ class Settings:
     """Instances of each combination; the best three quarters are kept, since single seeds get stuck."""
     steps: int = 5000
     """Of training."""
-    output: str = "relu"
+    output: Literal["relu", "linear"] = "relu"
     """Activation at the output."""
 
 
