@@ -104,16 +104,8 @@ def _backend(workers: int, cluster: str) -> Iterator[dict[str, Any]]:
         yield {"backend": "loky", "n_jobs": workers, "inner_max_num_threads": 1}
         return
     try:
-        from distributed import Client
-        from distributed.scheduler import KilledWorker
+        from experiments.cluster import dask_backend
     except ImportError:
         raise UserError("--cluster needs Dask: install the extra, pip install 'feature-verdict[cluster]'") from None
-    try:
-        client = Client(cluster, timeout="10s")
-    except (OSError, ValueError) as error:
-        raise UserError(f"--cluster {cluster}: no Dask scheduler answers there ({error})") from None
-    with client:
-        try:
-            yield {"backend": "dask"}
-        except KilledWorker as error:
-            raise UserError(f"a cell killed its workers again and again ({error}); --resume keeps the others") from None
+    with dask_backend(cluster) as backend:
+        yield backend

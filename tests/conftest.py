@@ -29,11 +29,14 @@ HOOKED = (
     "fit_tms",
     "language",
     "metrics",
+    "networks",
+    "phases",
     "runs",
     "sae",
     "sae_losses",
     "sae_training",
     "scoring",
+    "sources",
     "toy",
 )
 """Modules whose annotations, shapes included, are checked at each call. Those with compiled code cannot be."""
