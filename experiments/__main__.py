@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str]) -> Namespace:
     parser = OneLineParser(prog=PROG, description="Questions about toy models, with numbers that pass or fail.")
-    actions = parser.add_subparsers(title="commands", required=True, dest="command", metavar="list | run | report")
+    actions = parser.add_subparsers(title="commands", required=True, dest="command")
     listing = actions.add_parser("list", help="every experiment: name, claim, time at each scale")
     listing.set_defaults(action=_list)
     running = actions.add_parser("run", help="run experiments by name or pattern")

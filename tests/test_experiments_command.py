@@ -1,0 +1,182 @@
+"""The experiments' command as a user types it: tables, exit codes, resuming, and every mistake in one line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from experiments import registry
+from experiments.__main__ import duration, main
+from experiments.checks import at_least
+from experiments.registry import Outcome
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def run(capfd):
+    def call(*argv):
+        capfd.readouterr()
+        try:
+            code = main([str(word) for word in argv])
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capfd.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def planted(monkeypatch, tmp_path):
+    """An experiment in the list that passes at seed 0 and fails at any other."""
+    pentagon = registry.chosen(["pentagon"])[0]
+
+    def measure(settings, cell, seed):
+        import torch
+
+        with (tmp_path / "trace").open("a") as file:
+            file.write("x")
+        return {"value": torch.tensor(float(seed))}
+
+    def summarise(settings, cells, found):
+        return Outcome("It is so.", tuple(at_least("seed is 0", [1 - one["value"].item()], 1) for one in found))
+
+    experiment = replace(pentagon, name="planted", row="T98", measure=measure, summarise=summarise)
+    monkeypatch.setitem(registry._ALL, "planted", experiment)
+    return tmp_path / "trace"
+
+
+def test_list_names_every_experiment_with_its_claim_and_times(run):
+    code, out, _ = run("list")
+    assert code == 0
+    for experiment in registry.experiments():
+        line = next(line for line in out.splitlines() if line.split()[:2] == [experiment.row, experiment.name])
+        assert experiment.claim in line
+        assert duration(experiment.seconds["paper"]) in line
+
+
+def test_durations_as_people_say_them():
+    assert [duration(s) for s in (2, 80, 100, 5400, 86400 * 3)] == ["2 s", "80 s", "1.7 min", "1.5 h", "3 d"]
+
+
+def test_a_run_ends_with_a_table_a_folder_and_exit_code_0_or_1(run, planted, tmp_path):
+    code, out, _ = run("run", "planted", "--scale", "smoke", "--workers", 1, "--quiet", "--out", tmp_path)
+    assert code == 0
+    assert "passed  seed is 0  >= 1" in out
+    code, out, _ = run("run", "planted", "--scale", "smoke", "--workers", 1, "--quiet", "--seed", 1, "--out", tmp_path)
+    assert code == 1
+    assert "FAILED  seed is 0  >= 1" in out
+    result = json.loads((tmp_path / "planted" / "002" / "result.json").read_text())
+    assert [check["passed"] for check in result["checks"]] == [False] * len(result["checks"])
+    assert set(result["checks"][0]) == {"claim", "expected", "measured", "low", "high", "values", "passed"}
+    assert result["metrics"]["conclusion"] == "It is so."
+    assert result["config"]["scale"] == "smoke"
+    assert result["config"]["versions"]["feature-verdict"]
+
+
+def test_several_say_how_long_they_will_take_and_how_they_ended(run, planted, tmp_path):
+    many = ("run", "planted", "pentagon", "--scale", "smoke", "--workers", 1, "--quiet", "--seed", 1, "--out", tmp_path)
+    code, out, _ = run(*many)
+    assert code == 1
+    assert out.startswith("2 at scale smoke: about ")
+    assert "1 of 2 passed; failed: planted" in out
+
+
+def test_paper_scale_says_its_estimate_first(run, planted, tmp_path):
+    _, out, _ = run("run", "planted", "--scale", "paper", "--workers", 1, "--quiet", "--out", tmp_path)
+    assert out.startswith("1 at scale paper: about ")
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["run", "pentagno"], "unknown experiment 'pentagno': did you mean 'pentagon'?"),
+        (["run", "nothing/*"], "unknown experiment 'nothing/*'"),
+        (
+            ["run", "pentagon", "--scale", "papper"],
+            "unknown scale 'papper': did you mean 'paper'? valid: smoke, default, paper",
+        ),
+        (["run", "pentagon", "--wrokers", "2"], "unknown flag '--wrokers': did you mean '--workers'?"),
+        (["run", "pentagon", "--workers", "0"], "--workers must be at least 1, got 0"),
+        (["run", "pentagon", "--workers", "two"], "invalid int value: 'two'"),
+        (["run", "pentagon", "--seed", "-1"], "--seed must be a whole number"),
+        (["run"], "the following arguments are required: NAME"),
+        (["rnu"], "unknown command 'rnu': did you mean 'run'?"),
+        ([], "the following arguments are required: command"),
+        (["report", "--out", "nowhere"], "no finished experiment in nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(run, argv, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*argv)
+    assert code == 2
+    assert out == ""
+    assert len(err.strip().splitlines()) == 1
+    assert words in err
+    assert not list(tmp_path.iterdir())  # nothing half-written
+
+
+def test_a_wrong_name_among_right_ones_starts_nothing(run, planted, tmp_path):
+    assert run("run", "planted", "pentagno", "--out", tmp_path)[0] == 2
+    assert not planted.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(run, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    code, _, err = run("run", "pentagon", "--scale", "smoke", "--out", tmp_path / "file")
+    assert code == 2
+    assert "cannot write to" in err
+
+
+def unfinished(folder, config):
+    path = folder / "pentagon" / ".001.unfinished"
+    path.mkdir(parents=True)
+    (path / "run.json").write_text(json.dumps({"config": config, "started": 0.0}))
+
+
+def test_a_run_of_another_version_or_scale_is_not_resumed(run, tmp_path):
+    unfinished(tmp_path, {"scale": "default", "seed": 0, "settings": {}, "versions": {"torch": "1.0"}})
+    code, _, err = run("run", "pentagon", "--scale", "smoke", "--resume", "--out", tmp_path)
+    assert code == 2
+    assert "with another configuration" in err
+    assert "scale: 'default' -> 'smoke'" in err
+    assert "versions.torch: '1.0' -> " in err
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_same_numbers(tmp_path):
+    command = [sys.executable, "-m", "experiments", "run", "pentagon", "--scale", "smoke", "--workers", "1", "--quiet"]
+    whole = subprocess.run([*command, "--out", str(tmp_path / "whole")], cwd=ROOT, capture_output=True, check=True)
+    killed = subprocess.Popen([*command, "--out", str(tmp_path / "cut")], cwd=ROOT, stdout=subprocess.PIPE)
+    folder = tmp_path / "cut" / "pentagon" / ".001.unfinished"
+    while killed.poll() is None and len(list(folder.glob("checkpoint_cell_*.safetensors"))) < 2:
+        time.sleep(0.02)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("checkpoint_cell_*.safetensors")}
+    assert 2 <= len(kept) < 4
+    again = subprocess.run(
+        [*command, "--resume", "--out", str(tmp_path / "cut")], cwd=ROOT, capture_output=True, check=True
+    )
+    assert again.stdout.splitlines()[:8] == whole.stdout.splitlines()[:8]
+    tensors = [(tmp_path / name / "pentagon" / "001" / "tensors.safetensors").read_bytes() for name in ("whole", "cut")]
+    assert tensors[0] == tensors[1]
+
+
+def test_help_is_quick_and_whole():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "experiments", "run", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for flag in ("--scale", "--workers", "--cluster", "--seed", "--resume", "--quiet", "--out"):
+        assert flag in done.stdout
+    assert " torch\n" not in done.stderr  # nothing heavy is imported for it

@@ -1,0 +1,200 @@
+"""The report: every number from a result file, text escaped, and what a browser makes of it."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from experiments import figures, registry, report
+from experiments.checks import Check
+from experiments.figures import Arrows, Figure, Heatmap, Plot, Series, Stack
+from experiments.registry import Outcome
+from experiments.running import How, run
+from experiments.static import draw
+from toolkit.errors import UserError
+
+NASTY = "<script>alert('x')</script> & \"quotes\" </script>"
+WAVE = [0.0, 1.0, float("nan"), 0.5]
+FIGURE = Figure(
+    "every-kind",
+    f"A caption {NASTY}",
+    (
+        Plot("curves", "x", "y", (Series("a", [1, 2, 3, 4], WAVE, "both", low=[0, 0, 0, 0], high=[1, 2, 1, 1]),
+             Series("theory", [1, 4], [1, 1], "dashed")), log_x=True, levels={"half": 0.5}),
+        Heatmap("gram", [[1.0, -0.5], [0.5, 1.0]], halves=True),
+        Heatmap("phases", [[0, 1], [1, 0]], "p", "I", categories=("one", "two"), x_at=[0.1, 1], y_at=[0.1, 10],
+                lines=(Series("border", [0.1, 1], [1, 1], "dashed"),)),
+        Arrows("directions", [[1.0, 0.0], [0.0, -1.0]], groups=[0, 1]),
+        Stack("neurons", [[0.1, 0.2], [0.3, 0.0]]),
+    ),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder with two runs of two experiments whose every text is nasty."""
+    folder = tmp_path_factory.mktemp("runs")
+    pentagon, phases = registry.chosen(["pentagon", "phase-diagram"])
+
+    def measure(settings, cell, seed):
+        import torch
+
+        return {"x": torch.zeros(1)}
+
+    checks = (
+        Check(f"claim {NASTY}", ">= 1", 0.123456, 0.1, 0.2, 8, passed=False),
+        Check("single", "<= 1", 0.987654, float("nan"), float("nan"), 1, passed=True),
+    )
+    for one in (pentagon, phases):
+        planted = replace(
+            one, measure=measure, question=f"why {NASTY}?", claim=NASTY, source=NASTY, controls=(NASTY,),
+            summarise=lambda *_: Outcome(f"answer {NASTY}.", checks, (FIGURE,)),
+        )  # fmt: skip
+        run(planted, How(scale="smoke", quiet=True, out=str(folder)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(runs):
+    report.write(runs, runs / "report.html")
+    return runs / "report.html"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if binary is None:
+        pytest.skip("no chromium on this machine: apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=binary, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+def test_text_is_escaped_and_data_cannot_end_its_element(page):
+    text = page.read_text("utf-8").replace(report._plotly(), "")
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert" in text
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL).group(1)
+    assert json.loads(data)["figures"][0]["caption"] == FIGURE.caption
+
+
+def test_tags_close(page):
+    class Balance(HTMLParser):
+        open: list[str] = []  # noqa: RUF012
+
+        def handle_starttag(self, tag, attributes):
+            if tag not in ("meta", "link"):
+                self.open.append(tag)
+
+        def handle_endtag(self, tag):
+            assert self.open.pop() == tag
+
+    reader = Balance()
+    reader.feed(page.read_text("utf-8"))
+    assert reader.open == []
+
+
+def test_every_number_stands_in_a_result_file(page, runs):
+    text = page.read_text("utf-8")
+    for path in runs.glob("*/001/result.json"):
+        for check in json.loads(path.read_text())["checks"]:
+            assert f"{check['measured']:.4g}" in text
+    assert "2 of 4 checks passed, in 2 experiments." in text
+    assert "python -m experiments run pentagon --scale smoke --seed 0" in text
+
+
+def test_it_shows_the_newest_run_and_says_what_it_leaves_out(runs, tmp_path):
+    shutil.copytree(runs, tmp_path / "runs")
+    for number, score in (("002", 0.7772), ("010", 0.5552)):
+        shutil.copytree(runs / "pentagon" / "001", tmp_path / "runs" / "pentagon" / number)
+        path = tmp_path / "runs" / "pentagon" / number / "result.json"
+        result = json.loads(path.read_text())
+        result["checks"][0]["measured"] = score
+        path.write_text(json.dumps(result))
+    broken = tmp_path / "runs" / "phase-diagram" / "002"
+    broken.mkdir()
+    (broken / "result.json").write_text('{"metrics": {"experiment": {"name": "phase-diagram"}}}')
+    other = tmp_path / "runs" / "tms" / "001"
+    other.mkdir(parents=True)
+    (other / "result.json").write_text('{"metrics": {}}')
+    assert report.write(tmp_path / "runs", tmp_path / "r.html") == 2
+    text = (tmp_path / "r.html").read_text("utf-8")
+    assert "0.5552" in text
+    assert "0.7772" not in text
+    assert f"{broken}: made by another version or damaged" in text
+    assert "tms/001" not in text
+
+
+def test_nothing_to_report_and_an_unwritable_page_are_one_line(tmp_path, runs):
+    with pytest.raises(UserError, match="no finished experiment in"):
+        report.write(tmp_path, tmp_path / "r.html")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        report.write(runs, tmp_path / "file" / "r.html")
+
+
+def test_a_run_folder_holds_its_figures_in_every_form(runs):
+    names = {path.name for path in (runs / "pentagon" / "001").iterdir()}
+    assert {"result.json", "figures.json", "figures.html", "every-kind.svg", "tensors.safetensors"} <= names
+    assert not any(name.startswith("checkpoint") for name in names)
+    assert (runs / report.PLOTLY).exists()
+
+
+def test_a_static_drawing_is_always_the_same_bytes(tmp_path):
+    figure = figures.as_json(FIGURE)
+    for name in ("a.svg", "b.svg"):
+        draw(figure, tmp_path / name)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    text = (tmp_path / "a.svg").read_text()
+    assert text.count('<g id="axes_') >= 5
+
+
+def test_figures_as_json_are_plain_and_without_nan():
+    plain = figures.as_json(FIGURE)
+    assert json.loads(json.dumps(plain, allow_nan=False)) == plain
+    assert plain["panels"][0]["series"][0]["y"] == [0.0, 1.0, None, 0.5]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_in_a_browser_it_draws_every_figure_without_error_and_without_the_network(browser, page, width, scheme):
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True)
+    tab, said, asked = context.new_page(), [], []
+    tab.on("console", lambda message: said.append(message.text))
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.on("dialog", lambda dialog: (said.append("a dialog opened"), dialog.dismiss()))
+    tab.goto(page.as_uri())
+    panels = tab.locator(".panel")
+    assert panels.count() == 2 * len(FIGURE.panels)
+    for at in range(panels.count()):
+        panels.nth(at).scroll_into_view_if_needed()
+        panels.nth(at).locator(".main-svg").first.wait_for(timeout=20_000)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width  # nothing sticks out sideways
+    assert tab.locator(".panel .arrows, .panel .scatterlayer .trace").count() > 0
+    assert tab.locator(".panel .heatmaplayer image").count() == 4
+    assert tab.locator(".panel .barlayer .bars").count() > 0
+    for link in tab.locator("a[href^='#']").all():
+        link.click()
+        assert tab.locator(f"[id='{link.get_attribute('href')[1:]}']").is_visible()
+    background = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 200) == (scheme == "dark")
+    assert said == []
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    context.close()
+
+
+@pytest.mark.slow
+def test_a_runs_own_page_draws_too(browser, runs):
+    tab, said = browser.new_page(), []
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.goto((runs / "pentagon" / "001" / "figures.html").as_uri())
+    tab.locator(".panel .main-svg").first.wait_for(timeout=20_000)
+    assert said == []
+    tab.close()
