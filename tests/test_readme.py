@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from test_command import CLASSES
 
+from experiments.running import How
 from toolkit.flags import flag_of
 
 ROOT = Path(__file__).parent.parent
@@ -26,12 +27,15 @@ def test_each_code_block_runs_and_asserts_its_own_claim(code: str, tmp_path: Pat
     assert done.returncode == 0, done.stderr
 
 
-def test_the_map_names_every_file_of_the_toolkit_and_no_other() -> None:
-    mapped = set(re.findall(r"^  (\w+\.py) ", README, flags=re.MULTILINE))
-    assert mapped == {path.name for path in (ROOT / "toolkit").glob("*.py")} - {"__init__.py"}
+@pytest.mark.parametrize("folder", ["toolkit", "experiments"])
+def test_the_map_names_every_file_of_a_room_and_no_other(folder: str) -> None:
+    part = re.search(rf"^{folder}/\n((?:  .*\n)+)", README, flags=re.MULTILINE)
+    assert part is not None
+    mapped = set(re.findall(r"^  (\w+\.py) ", part.group(1), flags=re.MULTILINE))
+    assert mapped == {path.name for path in (ROOT / folder).glob("*.py")} - {"__init__.py", "__main__.py"}
 
 
 def test_the_commands_shown_are_flags_that_exist() -> None:
-    known = {flag_of(field.name) for cls in CLASSES for field in fields(cls)} | {"--help"}
+    known = {flag_of(field.name) for cls in (*CLASSES, How) for field in fields(cls)} | {"--help", "--to"}
     shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README))
     assert shown <= known

@@ -1,7 +1,11 @@
 """The phase diagram of one feature too many, in closed form: dropped, dropping another, or in superposition."""
 
 import numpy as np
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from toolkit.metrics import represented
 
 PHASES = ("extra feature dropped", "another dropped", "superposition")
 """What becomes of n features in n - 1 dimensions, the last of them the extra one."""
@@ -19,6 +23,12 @@ def analytic_losses(
     dropped = p / 3 - p**2 / 4
     pair = np.minimum(1 + extra, 2) if features > 2 else 1 + extra
     return np.stack([extra * dropped, dropped, p**2 * pair / 6])
+
+
+def phase(W: Float[Tensor, "instances hidden features"]) -> Int[Tensor, " instances"]:
+    """Phase of each model, a place in PHASES, by which features are represented."""
+    kept = represented(W)
+    return torch.where(kept.all(-1), 2, torch.where(kept[:, -1], 1, 0))
 
 
 def boundary(

@@ -231,7 +231,8 @@ def _autograd_steps(problem: _Problem, state: State, first: int, rates: np.ndarr
 
 @torch.no_grad()
 def _evaluate(problem: _Problem, W: Tensor, b: Tensor) -> Tensor:
-    """Mean loss over 16 fresh batches of 8,192 rows, small enough for n=400 to stay in memory."""
+    """Mean loss over 16 fresh batches of 8,192 rows; of fewer where n > 400, to stay in memory and time."""
     chances = problem.densities.to(W.device)
-    batches = (sample(chances, 8192, seed=problem.seed, step=EVALUATION + s) for s in range(16))
+    rows = min(8192, 8192 * 400 // problem.model.features)
+    batches = (sample(chances, rows, seed=problem.seed, step=EVALUATION + s) for s in range(16))
     return torch.stack([loss(problem.model, W, b, x, problem.importances) for x in batches]).mean(0).cpu()

@@ -85,21 +85,18 @@ def summarise(settings: Settings, cells: Sequence[Mapping[str, Any]], found: Seq
         curves.append(Series(name, [1 / p for p in settings.densities], [s.mean for s in spread], "both", low, high))
     dots = {"dimensions": float(HIDDEN), "twice": 2.0 * HIDDEN, "features": float(FEATURES)}
     counts = Plot("features represented", "1 / (1 - S)", "‖Wᵢ‖² > ½", tuple(curves), log_x=True, levels=dots)
-    grams = [
-        Heatmap(f"ReLU, 1 - S = {p:g}", gram(W[0])) for p, W in zip(settings.densities[1:], model[1:], strict=True)
-    ]
+    sparser = zip(settings.densities[1:], model[1:], strict=True)
+    grams = [Heatmap(f"ReLU, 1 - S = {p:g}", gram(W[0])) for p, W in sparser]
     control = Heatmap("linear, sparsest", gram(linear[-1, 0]))
     caption = "Features represented (95% intervals); Gram matrices of the best instances, most important first."
     first, last = (represented(W).sum(-1) for W in (model[0], model[-1]))
     conclusion = (
         f"The linear model keeps the five most important features at right angles at every density. The ReLU model "
-        f"represents {first.double().mean():.3g} features when dense and "
-        f"{last.double().mean():.3g} ({last.min()} to {last.max()}) at S = {1 - settings.densities[-1]:g}: "
-        "more than antipodal pairs hold, but not all 20."
+        f"represents {first.double().mean():.3g} features when dense and {last.double().mean():.3g} ({last.min()} to "
+        f"{last.max()}) at S = {1 - settings.densities[-1]:g}: more than antipodal pairs hold, but not all 20."
     )
-    return Outcome(
-        conclusion, _checks(linear, model, settings.densities), (Figure("gram", caption, (counts, control, *grams)),)
-    )
+    figure = Figure("gram", caption, (counts, control, *grams))
+    return Outcome(conclusion, _checks(linear, model, settings.densities), (figure,))
 
 
 SMOKE = Settings(densities=(1.0, 0.1, 0.01, 0.001), seeds=8, steps=600)
