@@ -108,6 +108,8 @@ class SAEConfig:
     """Encoder = decoder transposed, one matrix: a latent cannot read one direction and write another."""
     resample: bool = False
     """Re-draw latents silent for `dead_after` steps at badly rebuilt inputs, in place of the auxiliary loss."""
+    resample_encoder: float = 0.2
+    """Norm of a re-drawn latent's encoder over the live ones' (Bricken et al. 2023: a fifth); tied ignores it."""
     steps: int = 2000
     """Optimiser steps."""
     batch: int = 2048
@@ -122,7 +124,7 @@ class SAEConfig:
     def __post_init__(self) -> None:
         _choice(self, "architecture", ARCHITECTURES)
         _whole(self, "width", "steps", "batch", "dead_after")
-        _positive(self, "k", "lr", "bandwidth")
+        _positive(self, "k", "lr", "bandwidth", "resample_encoder")
         require(
             0 <= self.sparsity < math.inf,
             f"sparsity must be zero or a positive number, got {self.sparsity}: its weight",

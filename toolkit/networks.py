@@ -48,6 +48,8 @@ class Layer:
     """W is the transpose of the layer's before."""
     frozen: bool = False
     """W stays as drawn; a frozen layer's bias, if any, is drawn too and stays."""
+    mirrored: bool = False
+    """W starts as |W^T| of the layer before, and is trained apart: no output begins deaf to what its input reaches."""
 
     def __post_init__(self) -> None:
         require(self.size > 0, f"a layer's size must be positive, got {self.size}")
@@ -69,7 +71,7 @@ class Network:
         sizes = [self.inputs, *(layer.size for layer in self.layers)]
         for at, layer in enumerate(self.layers):
             require(
-                not layer.tied or (at > 0 and layer.size == sizes[at - 1]),
+                not (layer.tied or layer.mirrored) or (at > 0 and layer.size == sizes[at - 1]),
                 f"layer {at + 1} of sizes {sizes} is tied: it must return to the size before the layer it mirrors",
             )
 
@@ -203,7 +205,8 @@ def _initial(network: Network, instances: int, seed: int, snapshots: Sequence[in
         scale = (2 / sum(shape)) ** 0.5
         draws = np.stack([g.standard_normal(shape) * scale for g in generators])
         biases = np.stack([g.standard_normal(shape[1]) * scale * layer.frozen for g in generators])
-        state |= {} if layer.tied else {f"W_{at}": torch.from_numpy(draws).float()}
+        W = state[f"W_{at - 1}"].mT.abs().contiguous() if layer.mirrored else torch.from_numpy(draws).float()
+        state |= {} if layer.tied else {f"W_{at}": W}
         state |= {f"b_{at}": torch.from_numpy(biases).float()} if layer.bias else {}
     for name in [name for name in state if name != "history"]:
         state[f"moments_{name}"] = torch.zeros(2, *state[name].shape)

@@ -74,8 +74,8 @@ class Trainer:
     def _resample(self, x: Tensor, step: int) -> None:
         """Point latents silent since the last resampling at badly reconstructed rows (Bricken et al. 2023, appendix).
 
-        Rows are drawn in proportion to squared loss; the encoder starts at a fifth of the live latents' norm,
-        the decoder at their mean norm, and Adam forgets what it knew of them.
+        Rows are drawn in proportion to squared loss; the encoder starts at `resample_encoder` times the live latents'
+        norm, the decoder at their mean norm, and Adam forgets what it knew of them.
         """
         silent = self.silent >= self.config.dead_after - 1
         for i in silent.any(1).nonzero().flatten().tolist():
@@ -90,7 +90,7 @@ class Trainer:
             norm = {name: p[name][0, alive].norm(dim=1).mean() if alive.any() else 1.0 for name in ("W_enc", "W_dec")}
             self.parameters["W_dec"][i, latents] = direction * norm["W_dec"]
             if "W_enc" in self.parameters:
-                self.parameters["W_enc"][i, latents] = 0.2 * direction * norm["W_enc"]
+                self.parameters["W_enc"][i, latents] = self.config.resample_encoder * direction * norm["W_enc"]
             self._forget(i, latents)
 
     def _forget(self, i: int, latents: Tensor) -> None:
