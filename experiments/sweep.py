@@ -1,5 +1,6 @@
 """Cells measured on every core or on a cluster, each kept as soon as it is finished."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,6 +90,8 @@ def _computed(jobs: list[tuple[Any, ...]], workers: int, cluster: str) -> Iterat
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     with _backend(workers, cluster) as backend, parallel_config(**backend):
+        # loky renews a worker whose memory has grown, and says so; nothing is lost by it.
+        warnings.filterwarnings("ignore", "A worker stopped while some jobs were given", UserWarning)
         try:
             yield from Parallel(return_as="generator_unordered")(delayed(_one)(*job) for job in jobs)
         except TerminatedWorkerError:

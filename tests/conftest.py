@@ -21,16 +21,23 @@ SHARED = ROOT.parent / "shared"
 DEFAULT_MODEL = Path.home() / ".cache" / "smollm2-135m"
 
 HOOKED = (
+    "boolean",
+    "contexts",
     "corpora",
     "descent",
     "devices",
     "figures",
     "fit_embedding",
     "fit_tms",
+    "groups",
+    "hierarchies",
+    "jumps",
     "language",
     "metrics",
+    "motifs",
     "networks",
     "phases",
+    "plateaus",
     "runs",
     "sae",
     "sae_losses",
@@ -38,6 +45,7 @@ HOOKED = (
     "scoring",
     "sources",
     "toy",
+    "tying",
 )
 """Modules whose annotations, shapes included, are checked at each call. Those with compiled code cannot be."""
 

@@ -17,8 +17,8 @@ from toolkit.toy import TrainedToy, train
 
 _SHOWN = 16
 WHY = """Why these settings: at most one feature is on in most rows, so with k=1 the cheapest code gives each feature a
-latent; tying removes the freedom to read one direction and write another; twice as many latents as features,
-silent ones re-drawn at badly rebuilt rows, leaves no feature without one. L1 penalties shrink and split instead."""
+latent; twice as many latents as features, silent ones re-drawn at badly rebuilt rows, leave no feature without one;
+tied, a re-drawn latent starts at full strength, while an untied encoder starts at a fifth and stays silent."""
 
 
 def fit(settings: dict[str, Any]) -> None:

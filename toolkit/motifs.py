@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-SERVED = 0.5
+SERVED = 0.25
 """A neuron serves a feature whose path through it, |W_in| x W_out, has at least this gain (1 is all of |x|)."""
 
 WIn = Float[Tensor, "instances features neurons"]
@@ -21,16 +21,17 @@ def served(W_in: WIn, W_out: WOut) -> Float[Tensor, "instances neurons features"
 
 
 def asymmetry(W_in: WIn, W_out: WOut) -> Float[Tensor, " instances"]:
-    """Mean |log2| of interference a -> b over b -> a, for features a, b that one neuron serves; NaN where none does.
+    """Mean log2 of interference a -> b over b -> a, where one neuron serves a and b and a comes first (matters more).
 
-    0 is symmetric superposition (W_out = |W_in|^T, as in tied models); 2 is a factor of four, as a neuron has
-    that reads two features with weights 2 and 1 and writes them with 1/2 and 1.
+    0 is symmetric superposition (W_out = |W_in|^T, as in tied models) and what any asymmetry without regard to
+    importance has on average; 2 is a neuron that reads a and b with 2 and 1 and writes them with 1/2 and 1. 0 also
+    where no neuron serves two.
     """
     use = served(W_in, W_out)
     gain = torch.where(use > 0, (W_in.mT.abs() / W_out.clamp(min=1e-9)).clamp(min=1e-9).log2(), 0.0)
-    both = use[..., :, None] * use[..., None, :] * (1 - torch.eye(use.shape[-1]))  # (I, neurons, n, n)
-    apart = (gain[..., :, None] - gain[..., None, :]).abs()
-    return (both * apart).sum((1, 2, 3)) / both.sum((1, 2, 3))
+    after = torch.ones(use.shape[-1], use.shape[-1]).triu(1)
+    both = use[..., :, None] * use[..., None, :] * after  # (I, neurons, n, n)
+    return (both * (gain[..., :, None] - gain[..., None, :])).sum((1, 2, 3)) / both.sum((1, 2, 3)).clamp(min=1)
 
 
 def false_positives(W_in: WIn, W_out: WOut) -> Float[Tensor, " instances"]:
@@ -62,13 +63,20 @@ def shuffled_inhibition(W_out: WOut, *, seed: int) -> WOut:
     return torch.where(free, dealt, W_out)
 
 
-def monosemantic(features: int, neurons: int, density: float) -> dict[str, Tensor]:
+def relabelled(W_in: WIn, W_out: WOut, *, seed: int) -> tuple[WIn, WOut]:
+    """The control of the same weights: within each neuron, the features change places."""
+    order = torch.rand(W_out.shape, generator=torch.Generator().manual_seed(seed)).argsort(-1)
+    return W_in.mT.gather(-1, order).mT, W_out.gather(-1, order)
+
+
+def monosemantic(instances: int, features: int, neurons: int, density: float) -> dict[str, Tensor]:
     """|x| by two neurons a feature for the first neurons/2, the rest at their mean density/2, as parameters."""
     W_in, b = torch.zeros(features, neurons), torch.full((features,), density / 2)
     for i in range(neurons // 2):
         W_in[i, 2 * i], W_in[i, 2 * i + 1] = 1.0, -1.0
         b[i] = 0.0
-    return {"W_1": W_in[None], "W_2": W_in.abs().T[None].contiguous(), "b_2": b[None]}
+    parameters = {"W_1": W_in, "W_2": W_in.abs().T, "b_2": b}
+    return {name: value.expand(instances, *value.shape) for name, value in parameters.items()}
 
 
 def monosemantic_loss(importances: Float[Tensor, " features"], neurons: int, density: float) -> float:
