@@ -11,7 +11,7 @@ import numpy as np
 from scipy.ndimage import median_filter
 
 ALPHA = 0.01
-"""Probability that a curve whose speed never rises yields any jump."""
+"""At most this share of curves whose speed never rises yields any jump."""
 _NEAR = 31
 _CURVES = 4000
 
@@ -55,7 +55,8 @@ def jumps(speed: np.ndarray, *, least: float = 0.0, alpha: float = ALPHA) -> lis
 def threshold(bins: int, alpha: float) -> float:
     """Rise, in deviations, that a share `alpha` of constant speeds with Gaussian noise passes somewhere.
 
-    A constant speed is the hardest of those that never rise: where the speed falls, noise has to make up for it.
+    `jumps` asks for the larger of two such margins, so its rate is lower still. A constant speed is the hardest of
+    those that never rise: where the speed falls, noise has to make up for it.
     Simulated with `noise` as the scale, so that its own error is part of the rate.
     """
     draws = np.random.default_rng([bins, 0]).standard_normal((_CURVES, bins))

@@ -109,7 +109,7 @@ EXPERIMENT = register(
         source="Elhage et al. 2022, Toy Models of Superposition, section 7 (computation in superposition)",
         controls=("a monosemantic network built by hand", "shuffled or relabelled weights", "dense inputs (broken)"),
         scales={"smoke": SMOKE, "default": Settings(), "paper": Settings(seeds=32, steps=30000)},
-        seconds={"smoke": 6, "default": 50, "paper": 3000},
+        seconds={"smoke": 9, "default": 58, "paper": 1700},
         cells=cells,
         measure=measure,
         summarise=summarise,
