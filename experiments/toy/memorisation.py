@@ -90,6 +90,10 @@ def summarise(settings: Settings, cells: Sequence[Mapping[str, Any]], found: Seq
 
 
 SMOKE = Settings(samples=(5, 40, 500), undecayed=(40,), features=100, density=0.1, steps=1500)
+PAPER = Settings(
+    samples=(3, 5, 10, 30, 100, 300, 1000, 2000, 3000, 5000, 10000), undecayed=(5, 1000), features=10000, density=0.001,
+    steps=50000, rate=1e-3,
+)  # fmt: skip
 
 EXPERIMENT = register(
     Experiment(
@@ -99,18 +103,7 @@ EXPERIMENT = register(
         claim="few samples: data points form the polygon; many: features do; test loss peaks in between",
         source="Henighan et al. 2023, Superposition, Memorization, and Double Descent",
         controls=("fresh samples in every step", "no weight decay", "the linear model, which forms no pentagon"),
-        scales={
-            "smoke": SMOKE,
-            "default": Settings(),
-            "paper": Settings(
-                samples=(3, 5, 10, 30, 100, 300, 1000, 2000, 3000, 5000, 10000),
-                undecayed=(5, 1000),
-                features=10000,
-                density=0.001,
-                steps=50000,
-                rate=1e-3,
-            ),
-        },
+        scales={"smoke": SMOKE, "default": Settings(), "paper": PAPER},
         seconds={"smoke": 6, "default": 65, "paper": 40000},
         cells=cells,
         measure=measure,

@@ -75,7 +75,7 @@ def summarise(settings: Settings, cells: Sequence[Mapping[str, Any]], found: Seq
     )
     means = ", ".join(f"{mean:.2f}" for mean in counts.mean(1).tolist())
     conclusion = (
-        f"Features a neuron (participation ratio, positive weights) from p={high:g} to {low:g}: {means}. At p={high:g}, "
+        f"Features a neuron (participation ratio of positive weights), p={high:g} to {low:g}: {means}. At p={high:g}, "
         f"{dense['single'].mean():.0%} of neurons mean one feature; with a linear hidden layer, which has no "
         f"preferred basis, {rotated['single'].mean():.0%} do."
     )
