@@ -1,4 +1,4 @@
-"""T9: absolute values of sparse features are computed in superposition."""
+"""T9: absolute values in superposition. W2 starts at |W1^T|: drawn apart from W1, most outputs start dead."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
