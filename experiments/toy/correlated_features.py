@@ -110,7 +110,7 @@ EXPERIMENT = register(
         source="Elhage et al. 2022, Toy Models of Superposition, section 4 (correlated and anticorrelated features)",
         controls=("independent features of the same density", "all sets made independent (broken)"),
         scales={"smoke": SMOKE, "default": Settings(), "paper": Settings(seeds=64, steps=5000)},
-        seconds={"smoke": 15, "default": 33, "paper": 220},
+        seconds={"smoke": 14, "default": 33, "paper": 220},
         cells=cells,
         measure=measure,
         summarise=summarise,

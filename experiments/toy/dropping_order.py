@@ -102,7 +102,7 @@ EXPERIMENT = register(
         source="Elhage et al. 2022, Toy Models of Superposition, section Superposition as a Phase Change",
         controls=("equal importances, with the features' numbers as an arbitrary rank",),
         scales={"smoke": SMOKE, "default": Settings(), "paper": Settings(points=28, seeds=64, steps=10000)},
-        seconds={"smoke": 4, "default": 40, "paper": 1600},
+        seconds={"smoke": 9, "default": 40, "paper": 1600},
         cells=cells,
         measure=measure,
         summarise=summarise,

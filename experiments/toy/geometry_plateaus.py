@@ -86,7 +86,7 @@ EXPERIMENT = register(
         source="Elhage et al. 2022, Toy Models of Superposition, section The Geometry of Superposition",
         controls=("random directions of the same lengths", "D_i smoothed over ±.05", "the linear model: D* stays at 1"),
         scales={"smoke": SMOKE, "default": Settings(), "paper": Settings(seeds=8, steps=10000, batch=1024)},
-        seconds={"smoke": 5, "default": 190, "paper": 3600},
+        seconds={"smoke": 12, "default": 170, "paper": 3600},
         cells=cells,
         measure=measure,
         summarise=summarise,

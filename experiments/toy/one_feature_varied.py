@@ -94,7 +94,7 @@ EXPERIMENT = register(
         source="Elhage et al. 2022, Toy Models of Superposition, section Non-Uniform Superposition",
         controls=("the other values of the sweep, where nothing jumps", "the linear model, which has neither shape"),
         scales={"smoke": SMOKE, "default": Settings(), "paper": Settings(points=53, repeats=8, seeds=32, steps=10000)},
-        seconds={"smoke": 4, "default": 35, "paper": 3000},
+        seconds={"smoke": 10, "default": 42, "paper": 3000},
         cells=cells,
         measure=measure,
         summarise=summarise,

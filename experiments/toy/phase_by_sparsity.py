@@ -110,7 +110,7 @@ EXPERIMENT = register(
         source="Elhage et al. 2022, Toy Models of Superposition, section 2",
         controls=("the linear model at every density, against its principal components", "dense inputs (S=0)"),
         scales={"smoke": SMOKE, "default": Settings(), "paper": Settings(seeds=64, steps=10000)},
-        seconds={"smoke": 4, "default": 36, "paper": 480},
+        seconds={"smoke": 9, "default": 36, "paper": 480},
         cells=cells,
         measure=measure,
         summarise=summarise,

@@ -109,7 +109,7 @@ EXPERIMENT = register(
         source="Elhage et al. 2022, Toy Models of Superposition, section 3 (Superposition as a Phase Change)",
         controls=("the linear model, which has no phase of superposition", "the same models trained on samples"),
         scales={"smoke": SMOKE, "default": Settings(), "paper": Settings(grid=101, seeds=10, sampled=10)},
-        seconds={"smoke": 3, "default": 40, "paper": 1000},
+        seconds={"smoke": 8, "default": 40, "paper": 600},
         cells=cells,
         measure=measure,
         summarise=summarise,

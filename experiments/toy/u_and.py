@@ -81,7 +81,7 @@ EXPERIMENT = register(
             "a hidden layer without non-linearity, which stays at the affine error",
         ),
         scales={"smoke": SMOKE, "default": Settings(), "paper": Settings(24, (24, 48, 96, 192, 264), steps=5000)},
-        seconds={"smoke": 6, "default": 50, "paper": 3000},
+        seconds={"smoke": 8, "default": 50, "paper": 3000},
         cells=cells,
         measure=measure,
         summarise=summarise,
