@@ -2,12 +2,12 @@
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from scipy import stats
 from torch import Tensor
 
 
-def rank_correlation(x: Float[Tensor, " values"], y: Float[Tensor, " values"]) -> float:
+def rank_correlation(x: Real[Tensor, " values"], y: Real[Tensor, " values"]) -> float:
     """Spearman's rank correlation (1904), ties at their mean rank; 0 where one of them does not vary."""
     if (x == x[0]).all() or (y == y[0]).all():
         return 0.0
