@@ -22,7 +22,6 @@ DEFAULT_MODEL = Path.home() / ".cache" / "smollm2-135m"
 
 HOOKED = (
     "boolean",
-    "contexts",
     "corpora",
     "descent",
     "devices",
@@ -47,7 +46,8 @@ HOOKED = (
     "toy",
     "tying",
 )
-"""Modules whose annotations, shapes included, are checked at each call. Those with compiled code cannot be."""
+"""Modules whose annotations, shapes included, are checked at each call. Those with compiled code cannot be, and
+contexts refuses wrong values in a line of its own."""
 
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
 """An int is good where a float is asked for, as PEP 484 has it."""
