@@ -1,4 +1,4 @@
-"""python -m benchmarks [toy] [quadrature] [toy-saes] [embedding] [--model FOLDER_OR_NAME]: prints a table for each."""
+"""python -m benchmarks [NAME ...] [--model FOLDER_OR_NAME]: prints a table for each."""
 
 import argparse
 import os
@@ -6,16 +6,18 @@ import os
 # As the command sets it, and before torch is imported; see toolkit/sae_fit.py.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
-from benchmarks import embedding_saes, quadrature, toy_saes, toy_training
+from benchmarks import embedding_saes, quadrature, sparse_codes, toy_saes, toy_training
+
+NAMES = ["toy", "quadrature", "toy-saes", "embedding", "sparse"]
 
 
 def main() -> None:
     """Run the named benchmarks, or all."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=["toy", "quadrature", "toy-saes", "embedding", []], default=[])
-    parser.add_argument("--model", help="model whose embedding is fitted; without one, Gaussian rows of its size")
+    parser.add_argument("names", nargs="*", choices=[*NAMES, []], default=[])
+    parser.add_argument("--model", help="model whose embedding is taken; without one, Gaussian rows of its size")
     options = parser.parse_args()
-    names = options.names or ["toy", "quadrature", "toy-saes", "embedding"]
+    names = options.names or NAMES
     if "toy" in names:
         toy_training.report()
     if "quadrature" in names:
@@ -24,6 +26,8 @@ def main() -> None:
         toy_saes.report()
     if "embedding" in names:
         embedding_saes.report(options.model)
+    if "sparse" in names:
+        sparse_codes.report(options.model)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ class DictionaryLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
             seeds; nan for one seed.
         agreement_by_chance_: the same with as many directions drawn from a Gaussian of the rows' weighted second
             moments, in place of the other seeds.
-        replaced_: atoms replaced because nothing used them.
+        replaced_: atoms replaced because next to nothing used them, or another did their work.
         effective_rows_: (sum w)^2 / sum w^2 of the training rows.
     """
 

@@ -20,6 +20,8 @@ MEMORY = 100
 more hold on to codes of dictionaries long gone."""
 UNUSED = 3
 """Uses in an epoch below which an atom is replaced: so few do not determine it."""
+TWINS = 0.99
+"""|cosine| with a more used atom from which an atom is replaced too (Aharon, Elad and Bruckstein 2006, "K-SVD")."""
 ATOMS = 64
 """Atoms updated together: one dense product for all, then a correction from each to the next."""
 _ENGINES = {"cpu": "toolkit.sparse_coding", "cuda": "toolkit.sparse_coding_torch"}
@@ -98,10 +100,10 @@ def learn(
             _remember(products, targets, codes, train.X[batch], train.weights[batch], kept)
             update(atoms, products, targets)
             progress(1)
-        unused = np.flatnonzero(uses < UNUSED)
-        if len(unused) and epoch < how.epochs - 1:
+        idle = _idle(atoms, uses)
+        if len(idle) and epoch < how.epochs - 1:
             residual = train.X[batch] - codes @ atoms
-            replaced += _replace(atoms, products, targets, unused, residual, train.weights[batch], draw)
+            replaced += _replace(atoms, products, targets, idle, residual, train.weights[batch], draw)
         history.append(error(held_out, atoms, how))
     return Learned(atoms, tuple(history), replaced)
 
@@ -147,24 +149,32 @@ def update(
                 wanted -= own[:, j, None] * (atoms[start + j] - old)
 
 
+def _idle(atoms: np.ndarray, uses: np.ndarray) -> np.ndarray:
+    """Atoms that next to nothing uses, or that do the work of another."""
+    order = np.argsort(-uses, kind="stable")
+    cosines = np.triu(np.abs(atoms[order] @ atoms[order].T), 1)  # (n, n), above the diagonal: with a more used atom
+    twins = order[cosines.max(0) > TWINS]
+    return np.union1d(np.flatnonzero(uses < UNUSED), twins)
+
+
 def _replace(
     atoms: np.ndarray,
     products: np.ndarray,
     targets: np.ndarray,
-    unused: np.ndarray,
+    idle: np.ndarray,
     residual: np.ndarray,
     weights: np.ndarray,
     draw: np.random.Generator,
 ) -> int:
-    """Turn unused atoms towards what is left of rows, drawn by how much is left of them; returns how many."""
+    """Turn idle atoms towards what is left of rows, drawn by how much is left of them; returns how many."""
     loss = weights * np.square(residual).sum(1)
-    count = min(len(unused), int((loss > 0).sum()))
+    count = min(len(idle), int((loss > 0).sum()))
     if count == 0:
         return 0
     which = draw.choice(len(loss), count, replace=False, p=loss / loss.sum())
-    unused = unused[:count]
-    atoms[unused] = _unit(residual[which])
-    products[unused] = products[:, unused] = targets[unused] = 0
+    idle = idle[:count]
+    atoms[idle] = _unit(residual[which])
+    products[idle] = products[:, idle] = targets[idle] = 0
     return count
 
 
