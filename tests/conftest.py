@@ -21,7 +21,11 @@ SHARED = ROOT.parent / "shared"
 DEFAULT_MODEL = Path.home() / ".cache" / "smollm2-135m"
 
 HOOKED = (
+    "bits",
     "boolean",
+    "certified_codes",
+    "circularity",
+    "cluster_scores",
     "corpora",
     "descent",
     "devices",
@@ -32,10 +36,13 @@ HOOKED = (
     "hierarchies",
     "jumps",
     "language",
+    "maps",
     "metrics",
     "motifs",
     "networks",
+    "phase_transition",
     "phases",
+    "planted_embedding",
     "plateaus",
     "runs",
     "sae",
@@ -43,8 +50,11 @@ HOOKED = (
     "sae_training",
     "scoring",
     "sources",
+    "sparse_coding",
+    "spectra",
     "toy",
     "tying",
+    "unigrams",
 )
 """Modules whose annotations, shapes included, are checked at each call. Those with compiled code cannot be, and
 contexts refuses wrong values in a line of its own."""
@@ -53,7 +63,7 @@ checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
 """An int is good where a float is asked for, as PEP 484 has it."""
 
 assert not any(f"toolkit.{name}" in sys.modules for name in HOOKED), "the import hook comes too late to check anything"
-install_import_hook([f"toolkit.{name}" for name in HOOKED], "conftest.checked")
+install_import_hook([*(f"toolkit.{name}" for name in HOOKED), "controls.weights"], "conftest.checked")
 
 
 class Ended(NamedTuple):

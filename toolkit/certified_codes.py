@@ -33,8 +33,8 @@ class Certified:
     """Fuchs' coefficient: below 1, z is the unique code of least |z|_1 for what it rebuilds."""
     exact_recovery: Float[np.ndarray, " rows"]
     """Tropp's coefficient: below 1, OMP and basis pursuit recover any code on this support (unit atoms)."""
-    coherence: Coherence
-    """Of the dictionary, with a sentence on how little it says."""
+    coherence: Coherence | None
+    """Of the dictionary, with a sentence on how little it says; None for a single atom."""
     yardstick: float
     """Donoho and Tanner's k*: in a random dictionary of this size basis pursuit finds codes of up to about so many
     atoms."""
@@ -65,7 +65,7 @@ class Certified:
                 *lines,
                 f"Fuchs' condition holds for {self.unique.mean():.1%} of the rows, "
                 f"Tropp's for {self.recoverable.mean():.1%}",
-                self.coherence.sentence,
+                self.coherence.sentence if self.coherence else "a single atom has no coherence",
                 f"in a random dictionary of this size codes of up to about {self.yardstick:.0f} atoms are found",
             ]
         )
@@ -91,6 +91,6 @@ def certify(
         unsettled=unsettled,
         fuchs=certificates.fuchs(codes, atoms, positive=positive),
         exact_recovery=certificates.exact_recovery(codes, atoms),
-        coherence=coherence(atoms),
+        coherence=coherence(atoms) if len(atoms) > 1 else None,
         yardstick=phase_transition(*atoms.shape, positive=positive),
     )

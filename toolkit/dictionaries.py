@@ -8,9 +8,9 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from toolkit.coding_inputs import as_rows, checked
 from toolkit.dictionary_learning import Codes, Learning, Rows, error, learn, merge
 from toolkit.errors import require
-from toolkit.sparse_coding import as_rows, checked
 
 _TYPES = [np.float64, np.float32]
 

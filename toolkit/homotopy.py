@@ -20,6 +20,8 @@ ROUNDING = 1e-12
 """Share of the largest correlation below which lam counts as having arrived: what joins there is rounding."""
 REFINEMENTS = 2
 """Passes of iterative refinement at the end."""
+TURNED = 1e-9
+"""Share of the largest coefficient up to which one of the wrong sign counts as zero."""
 EVENTS = 30
 """Events allowed, times the number of coordinates, before a row is given up."""
 
@@ -155,39 +157,58 @@ def _first(p, positive):
 
 
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
-def _polish(p, c, G, lam, count):
-    """Solve for z and its direction afresh on the final support, by iterative refinement with the inverse, for rounding
-    has gathered over the events. A coefficient that then has the wrong sign is zero."""
+def _refine(p, G, right, x, error, count):
+    """Bring x closer to the solution of G_AA x = right, by iterative refinement with the inverse."""
     for _ in range(REFINEMENTS):
         for i in range(count):
             row = G[p.active[i]]
-            p.a[i], p.slope[i] = c[p.active[i]] - lam * p.sign[i], p.sign[i]
+            error[i] = right[i]
             for t in range(count):
-                p.a[i] -= row[p.active[t]] * p.z[t]
-                p.slope[i] -= row[p.active[t]] * p.way[t]
+                error[i] -= row[p.active[t]] * x[t]
         for i in range(count):
             for t in range(count):
-                p.z[i] += p.inverse[i, t] * p.a[t]
-                p.way[i] += p.inverse[i, t] * p.slope[t]
+                x[i] += p.inverse[i, t] * error[t]
+
+
+@numba.njit(cache=True, fastmath=FAST, error_model="numpy")
+def _polish(p, c, G, lam, count):
+    """Solve for z and its direction afresh on the final support, without the lengthening and the rounding of the path.
+
+    Left as it is where that turns a sign, which means that the inverse is too far off to refine with. A coefficient
+    that rounding alone turned is zero.
+    """
+    right, z, largest = p.w[:count], p.slope[:count], 0.0
+    for i in range(count):
+        right[i], z[i] = c[p.active[i]] - lam * p.sign[i], p.z[i]
+    _refine(p, G, right, z, p.a, count)
+    for i in range(count):
+        largest = max(largest, abs(z[i]))
+    sound = True
+    for i in range(count):
+        sound = sound and z[i] * p.sign[i] >= -TURNED * largest
+    if sound:
+        p.z[:count] = z
+        _refine(p, G, p.sign, p.way, p.a, count)
     for i in range(count):
         if p.z[i] * p.sign[i] < 0:
             p.z[i] = 0.0
 
 
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
-def _follow(p, c, G, target, positive, most):
+def _follow(p, c, G, scale, uneven, target, positive, most):
     """Follow one row's path down to lam = target; returns the number of active atoms, negative where given up."""
-    p.a[:] = c
+    for t in range(c.size):
+        p.a[t] = scale[t] * c[t]
     p.barred[:] = False
     lam, j, sign = _first(p, positive)
     count, left, left_sign = 0, -1, 0.0
     if lam <= target:
         return 0
     near = target + ROUNDING * lam
-    if _join(p, G, 0, j, sign):
+    if _join(p, uneven, 0, j, sign):
         count = 1
     for _ in range(most):
-        _head(p, G, count)
+        _head(p, uneven, count)
         step, joins, sign = lam, -1, 0.0
         if count < p.active.size:
             step, joins, sign = _next_joins(p, lam, left, left_sign, positive)
@@ -208,18 +229,21 @@ def _follow(p, c, G, target, positive, most):
             return count
         if leaves >= 0:
             left, left_sign = p.active[leaves], p.sign[leaves]
-            _leave(p, G, count, leaves)
+            _leave(p, uneven, count, leaves)
             count -= 1
-        elif _join(p, G, count, joins, sign):
+        elif _join(p, uneven, count, joins, sign):
             count += 1
     return -1
 
 
 @numba.njit(cache=True, parallel=True, fastmath=FAST, error_model="numpy")
-def follow(C, G, D, target, positive, chosen, z, counts, dual):
+def follow(C, G, scale, uneven, D, target, positive, chosen, z, counts, dual):
     """The path of every row down to lam = target, all in float64.
 
-    Shapes: C (rows, n), the correlations D x; G (n, n); D (n, d); chosen and z (rows, d), the atoms and their
+    The path is that of atoms lengthened by `scale`, the solution at its end that of the atoms themselves.
+
+    Shapes: C (rows, n), the correlations D x; G (n, n); scale (n,); uneven (n, n), G of the lengthened atoms; D (n, d);
+    chosen and z (rows, d), the atoms and their
     coefficients; counts (rows,), -1 where a row was given up; dual (rows, d), the point nu = D_A^T (G_AA)^-1 sign of
     the last stretch, for which |D nu| <= 1.
     """
@@ -227,7 +251,7 @@ def follow(C, G, D, target, positive, chosen, z, counts, dual):
     d = D.shape[1]
     for r in numba.prange(rows):
         p = _start(n, min(n, d))
-        counts[r] = _follow(p, C[r], G, target, positive, EVENTS * d + 100)
+        counts[r] = _follow(p, C[r], G, scale, uneven, target, positive, EVENTS * d + 100)
         dual[r] = 0.0
         for i in range(max(counts[r], 0)):
             chosen[r, i], z[r, i] = p.active[i], p.z[i]

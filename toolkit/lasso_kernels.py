@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from toolkit.pursuit_kernels import CHUNK, FAST, subtract
+from toolkit.pursuit_kernels import CHUNK, FAST, PEAK, find_peaks, subtract
 
 FIRST = 16
 """Atoms taken in at first; later as many as are active."""
@@ -35,6 +35,12 @@ class Scratch(NamedTuple):
     """(most, most), the working set's Gram matrix in its corner."""
     residual: Any
     """(n,), correlations of every atom with the residual."""
+    bits: Any
+    """The same memory as integers."""
+    peaks: Any
+    """The largest of every PEAK of them, read as integers."""
+    heights: Any
+    """And as numbers."""
     inside: Any
     """(n,), whether an atom is in the working set."""
     place: Any
@@ -54,10 +60,14 @@ class Scratch(NamedTuple):
 
 
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
-def _scratch(n, most, like):
+def _scratch(n, most, like, mask):
+    bits, peaks = np.empty(n, mask.dtype), np.empty((n + PEAK - 1) // PEAK, mask.dtype)
     return Scratch(
         np.empty((most, most), like.dtype),
-        np.empty(n, like.dtype),
+        bits.view(like.dtype),
+        bits,
+        peaks,
+        peaks.view(like.dtype),
         np.empty(n, np.bool_),
         np.empty(n, np.int32),
         np.empty(n, like.dtype),
@@ -165,11 +175,13 @@ def _largest(a, positive):
 def _violators(s, lam, room, positive):
     """Put into `place` the atoms outside the working set that violate optimality most; returns how many."""
     found = 0
-    for j in range(s.residual.size):
-        value = s.residual[j] if positive else abs(s.residual[j])
-        if value > lam and not s.inside[j]:
-            s.place[found], s.size[found] = j, value
-            found += 1
+    for b in range(s.heights.size):
+        home = b * PEAK if s.heights[b] > lam else s.residual.size
+        for j in range(home, min(home + PEAK, s.residual.size)):
+            value = s.residual[j] if positive else abs(s.residual[j])
+            if value > lam and not s.inside[j]:
+                s.place[found], s.size[found] = j, value
+                found += 1
     if found <= room:
         return found
     enough = np.partition(s.size[:found], found - room)[found - room]
@@ -198,8 +210,8 @@ def _take_in(s, C, G, chosen, z, w, new):
 
 
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
-def _look_round(s, C, G, chosen, z, w):
-    """Correlations of every atom with the residual, from scratch; returns how many atoms are active."""
+def _look_round(s, C, G, chosen, z, w, mask):
+    """Correlations of all atoms with the residual, from scratch, and their peaks; returns how many atoms are active."""
     count = 0
     for j in range(w):
         if z[j] != 0:
@@ -207,13 +219,14 @@ def _look_round(s, C, G, chosen, z, w):
             count += 1
     s.residual[:] = C
     subtract(s.residual, G, s.active, s.step, count)
+    find_peaks(s.bits, mask[0], s.peaks)
     for j in range(w):
         s.a[j] = s.residual[chosen[j]]
     return count
 
 
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
-def _solve(s, C, square, G, lam, tolerance, positive, chosen, z, w):
+def _solve(s, C, square, G, lam, tolerance, positive, mask, chosen, z, w):
     """One row, from the w atoms in `chosen` with coefficients z; returns the size of the working set.
 
     Negative where it was given up: the set no longer fits, or too many rounds.
@@ -223,8 +236,8 @@ def _solve(s, C, square, G, lam, tolerance, positive, chosen, z, w):
     s.residual[:] = C
     _take_in_warm(s, C, G, chosen, w)
     for _ in range(ROUNDS):
-        count = _look_round(s, C, G, chosen, z, w)
-        gap = _relative_gap(square, s.c, s.a, z, w, lam, _largest(s.residual, positive))
+        count = _look_round(s, C, G, chosen, z, w, mask)
+        gap = _relative_gap(square, s.c, s.a, z, w, lam, _largest(s.heights, positive))
         if gap <= SLACK * tolerance:
             return w
         new = _violators(s, lam, max(FIRST, count), positive)
@@ -254,14 +267,16 @@ def _take_in_warm(s, C, G, chosen, w):
 
 
 @numba.njit(cache=True, parallel=True, fastmath=FAST, error_model="numpy")
-def lasso(C, squares, G, lam, tolerance, positive, chosen, z, sizes):
+def lasso(C, squares, G, lam, tolerance, positive, mask, chosen, z, sizes):
     """Solve every row, from the codes it is given.
 
-    Shapes: C (rows, n), the correlations D x; squares (rows,), |x|^2; G (n, n); chosen and z (rows, most), the first
-    sizes[r] entries of row r being its start and, afterwards, its working set. -1 in `sizes` marks a row given up.
+    Shapes: C (rows, n), the correlations D x; squares (rows,), |x|^2; G (n, n); mask (1,), an integer as wide as C's
+    numbers for `find_peaks`; chosen and z (rows, most), the first sizes[r] entries of row r being its start and,
+    afterwards, its working set. -1 in `sizes` marks a row given up.
     """
     rows, n = C.shape
     for chunk in numba.prange((rows + CHUNK - 1) // CHUNK):
-        s = _scratch(n, chosen.shape[1], C)
+        s = _scratch(n, chosen.shape[1], C, mask)
         for r in range(chunk * CHUNK, min((chunk + 1) * CHUNK, rows)):
-            sizes[r] = _solve(s, C[r], squares[r], G, lam, tolerance, positive, chosen[r], z[r], sizes[r])
+            row = (C[r], squares[r], G, lam, tolerance, positive, mask, chosen[r], z[r])
+            sizes[r] = _solve(s, *row, sizes[r])

@@ -18,8 +18,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from toolkit import certificates
 from toolkit.certified_codes import Certified, certify
+from toolkit.coding_inputs import as_rows, check_count, check_lasso, checked
 from toolkit.errors import require
-from toolkit.sparse_coding import Solved, as_rows, checked
+from toolkit.sparse_coding import Solved
 
 Codes: TypeAlias = sparse.csr_array
 """(rows, n)."""
@@ -54,13 +55,15 @@ class _Coder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def transform(self, X: Any) -> Codes:
         """Codes (rows, n) of X (rows, d), in X's type.
 
-        Rows that could not be solved have empty codes, and a ConvergenceWarning says how many they are.
+        A ConvergenceWarning counts the rows above tolerance.
 
         Raises:
             UserError: shapes that do not fit, values that are not finite, settings out of range.
         """
         X, atoms = self._ready(X)
-        return self._settled(self._solve(X, atoms))
+        solved = self._solve(X, atoms)
+        self._report(self._unsettled(X, atoms, solved))
+        return solved.codes
 
     def encode(self, X: Any) -> Certified:
         """Codes of X (rows, d) with their certificates.
@@ -77,8 +80,9 @@ class _Coder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def inverse_transform(self, codes: Any) -> Float[np.ndarray, "rows d"]:
         """The rows (rows, d) that codes (rows, n) stand for."""
-        check_is_fitted(self)
-        return np.asarray(codes @ self.components_)
+        if self.dictionary is None:
+            check_is_fitted(self)
+        return np.asarray(codes @ np.asarray(getattr(self, "components_", self.dictionary)))
 
     def _ready(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
         """Rows and atoms in one type; a dictionary that was given needs no fit."""
@@ -93,15 +97,15 @@ class _Coder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         """Refuse settings that make no sense with n atoms."""
         require(self.device in _ENGINES, f"device={self.device!r}: expected 'cpu' or 'cuda'")
 
-    def _settled(self, solved: Solved) -> Codes:
-        if len(solved.given_up):
-            first = solved.given_up[:5].tolist()
-            warnings.warn(
-                f"{len(solved.given_up)} rows could not be solved, first {first}: their codes are empty",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
-        return solved.codes
+    def _unsettled(self, X: np.ndarray, atoms: np.ndarray, solved: Solved) -> np.ndarray:
+        """The rows above tolerance."""
+        return solved.given_up
+
+    def _report(self, unsettled: np.ndarray) -> None:
+        if len(unsettled):
+            first = unsettled[:5].tolist()
+            message = f"{len(unsettled)} rows are above tolerance, first {first}; `encode` says by how much"
+            warnings.warn(message, ConvergenceWarning, stacklevel=3)
 
     @property
     def _engine(self) -> Any:
@@ -152,8 +156,8 @@ class OMP(_Coder):
 
     def _check(self, n: int) -> None:
         super()._check(n)
-        k = self.n_nonzero
-        require(k is None or 1 <= k <= n, f"n_nonzero={k} for {n} atoms: expected a whole number from 1 to {n}")
+        if self.n_nonzero is not None:
+            check_count(self.n_nonzero, n)
 
     def _gaps(self, X: np.ndarray, atoms: np.ndarray, solved: Solved) -> tuple[np.ndarray | None, np.ndarray, float]:
         return None, solved.given_up, np.nan
@@ -197,7 +201,9 @@ class Lasso(_Coder):
         found: dict[float, Codes] = {}
         start = None
         for alpha in sorted(set(alphas), reverse=True):
-            start = found[alpha] = self._settled(self._at(X, atoms, alpha, start))
+            solved = self._at(X, atoms, alpha, start)
+            self._report(solved.given_up)
+            start = found[alpha] = solved.codes
         return found
 
     def _at(self, X: np.ndarray, atoms: np.ndarray, alpha: float, start: Codes | None) -> Solved:
@@ -209,8 +215,7 @@ class Lasso(_Coder):
 
     def _check(self, n: int) -> None:
         super()._check(n)
-        require(np.isfinite(self.alpha) and self.alpha > 0, f"alpha={self.alpha}: expected a finite number above 0")
-        require(0 < self.tol < 1, f"tol={self.tol}: expected a relative gap between 0 and 1")
+        check_lasso(self.alpha, self.tol)
 
     def _gaps(self, X: np.ndarray, atoms: np.ndarray, solved: Solved) -> tuple[np.ndarray | None, np.ndarray, float]:
         gap = certificates.lasso_gaps(X, solved.codes, atoms, self.alpha, positive=self.positive).relative
@@ -218,10 +223,11 @@ class Lasso(_Coder):
 
 
 class BasisPursuit(_Coder):
-    """Basis pursuit, min |z|_1 subject to D^T z = x for each row (Chen, Donoho and Saunders 1998), exactly.
+    """Basis pursuit, min |z|_1 subject to D^T z = x for each row (Chen, Donoho and Saunders 1998).
 
-    Follows the lasso's path to its end, in float64. A row outside the span of the atoms (their cone, with `positive`)
-    has no such code; it gets the one of least |z|_1 among those that come nearest, and `encode` lists it as unsettled.
+    Follows the lasso's path to its end, in float64; gaps are about 1e-10. A row outside the span of the atoms (their
+    cone, with `positive`) has no such code: it gets the one of least |z|_1 among those that come nearest, and is listed
+    as unsettled.
 
     Args:
         dictionary: (n, d), one atom a row; None takes the rows given to `fit`, scaled to norm 1.
@@ -244,6 +250,9 @@ class BasisPursuit(_Coder):
     def _check(self, n: int) -> None:
         super()._check(n)
         require(0 < self.tol < 1, f"tol={self.tol}: expected a relative gap between 0 and 1")
+
+    def _unsettled(self, X: np.ndarray, atoms: np.ndarray, solved: Solved) -> np.ndarray:
+        return self._gaps(X, atoms, solved)[1]
 
     def _gaps(self, X: np.ndarray, atoms: np.ndarray, solved: Solved) -> tuple[np.ndarray | None, np.ndarray, float]:
         found = certificates.equality_gaps(X, solved.codes, atoms, dual=solved.dual, positive=self.positive)

@@ -53,11 +53,11 @@ def subtract(a, G, which, weights, count):
 
 
 @numba.njit(cache=True, error_model="numpy")
-def _two_largest(bits, mask, peaks):
-    """Places of the largest and second largest magnitude; -1 for a second that is not there.
+def find_peaks(bits, mask, peaks):
+    """The largest of every PEAK correlations, `bits` being the correlations read as integers.
 
-    `bits` are the correlations read as integers: without its sign bit a float orders as its bits do, and maxima of
-    integers are compiled to vector code where those of floats are not.
+    Without its sign bit, which `mask` takes away, a float orders as its bits do, and maxima of integers are compiled to
+    vector code where those of floats are not. With a mask of all bits negative ones are passed over.
     """
     for b in range(peaks.shape[0]):
         o = bits[b * PEAK : min(bits.size, (b + 1) * PEAK)]
@@ -65,6 +65,12 @@ def _two_largest(bits, mask, peaks):
         for t in range(o.size):
             largest = max(largest, o[t] & mask)
         peaks[b] = largest
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _two_largest(bits, mask, peaks):
+    """Places of the largest and second largest magnitude; -1 for a second that is not there."""
+    find_peaks(bits, mask, peaks)
     home = np.argmax(peaks)
     at, second, ahead = -1, -1, -1
     for t in range(home * PEAK, min(bits.size, (home + 1) * PEAK)):

@@ -23,7 +23,10 @@ from toolkit.configs import differing
 from toolkit.errors import DivergenceError, UserError
 
 _UNFINISHED = ".unfinished"
-_RECORDED = ("feature-verdict", "torch", "numpy", "numba", "sae-lens", "transformer-lens", "safetensors")
+_RECORDED = (
+    "feature-verdict", "torch", "numpy", "numba", "scikit-learn", "umap-learn", "sae-lens", "transformer-lens",
+    "safetensors",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
