@@ -110,5 +110,15 @@ def share(claim: str, hits: Sequence[bool] | np.ndarray | Tensor, bound: float) 
     return _check(claim, f"in >= {bound:.0%} of cases", found, len(flags), found.mean >= bound)
 
 
+def rare(claim: str, observed: float, null: Values, bound: float) -> Check:
+    """The p-value (1 + #{null >= observed}) / (1 + draws) is at most `bound`; the interval is that of the share."""
+    draws = np.asarray(null, float)
+    hits = int((draws >= observed).sum())
+    found = share_interval(hits, len(draws))
+    low = found.low if hits else 0.0
+    p = (1 + hits) / (1 + len(draws))
+    return Check(claim, f"p <= {bound:.3g}", p, low, max(p, found.high), len(draws), p <= bound)
+
+
 def _check(claim: str, expected: str, found: Interval, values: int, passed: bool) -> Check:
     return Check(claim, expected, found.mean, found.low, found.high, values, bool(passed))

@@ -116,7 +116,38 @@ class Stack:
     """Never set."""
 
 
-Panel: TypeAlias = Plot | Heatmap | Arrows | Stack
+@dataclass(frozen=True)
+class Scatter:
+    """Points in the plane, one unit alike on both axes, such as a map of directions; a text shows on hovering."""
+
+    title: str
+    """Above the panel."""
+    points: Grid
+    """(points, 2)."""
+    hover: Sequence[str]
+    """A text for each point, shown as it is: no markup."""
+    groups: Sequence[int] | np.ndarray | Tensor = ()
+    """Index into `categories` for each point; empty: all alike."""
+    categories: tuple[str, ...] = ()
+    """Names of the groups, in the legend; each is a colour."""
+    x: str = ""
+    """Axis label."""
+    y: str = ""
+    """Axis label."""
+    written: bool = False
+    """Write the text beside each point too: for a dozen points at most."""
+    joined: bool = False
+    """Join the points by a line, in their order and back to the first."""
+    kind: str = "scatter"
+    """Never set."""
+
+    def __post_init__(self) -> None:
+        for what, given in (("hover texts", self.hover), ("groups", self.groups)):
+            if len(given) != len(self.points) and (what != "groups" or len(given)):
+                raise ValueError(f"{self.title}: {len(given)} {what} for {len(self.points)} points")
+
+
+Panel: TypeAlias = Plot | Heatmap | Arrows | Stack | Scatter
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,33 @@ function stack(panel) {
     yaxis: axis(`${panel.y}, by ${panel.part}`, false) }];
 }
 
-const KINDS = { plot, heatmap, arrows, stack };
+// Plotly reads tags, entities and formulas in texts; tokens are shown as they are.
+const MARKUP = { "&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;" };
+const shown = (text) => text.replace(/[&<>$]/g, (sign) => MARKUP[sign]);
+
+function scatter(panel) {
+  const groups = panel.groups.length ? panel.groups : panel.points.map(() => 0);
+  const traces = [...new Set(groups)].sort((a, b) => a - b).map((group) => {
+    const members = panel.points.map((_, at) => at).filter((at) => groups[at] === group);
+    const colour = data.colours[group % data.colours.length];
+    return { x: known(members.map((at) => panel.points[at][0])), y: known(members.map((at) => panel.points[at][1])),
+      text: members.map((at) => shown(panel.hover[at])), hovertemplate: "%{text}<extra></extra>", type: "scatter",
+      mode: panel.written ? "markers+text" : "markers", textposition: "top center", textfont: { size: 11 }, cliponaxis: false,
+      name: panel.categories.length ? shown(panel.categories[group]) : "", showlegend: panel.categories.length > 0,
+      marker: { color: colour, size: panel.points.length > 200 ? 4.5 : 8, opacity: 0.85 } };
+  });
+  if (panel.joined) {
+    const ring = [...panel.points, panel.points[0]];
+    traces.unshift({ x: ring.map((point) => point[0]), y: ring.map((point) => point[1]), mode: "lines", type: "scatter",
+      hoverinfo: "skip", showlegend: false, line: { color: css("--soft"), width: 1 } });
+  }
+  const bare = (title) => ({ ...axis(title, false), showticklabels: false, showgrid: false, zeroline: false });
+  return [traces, { ...layout(panel), height: panel.points.length > 200 ? 440 : 360, hovermode: "closest",
+    legend: { orientation: "h", y: -0.1, font: { size: 11 }, itemsizing: "constant" }, xaxis: bare(panel.x),
+    yaxis: { ...bare(panel.y), scaleanchor: "x" } }];
+}
+
+const KINDS = { plot, heatmap, arrows, stack, scatter };
 const settings = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
 
 function draw(element) {

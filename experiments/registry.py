@@ -14,13 +14,14 @@ from experiments.figures import Figure
 from toolkit.errors import unknown
 
 SCALES = ("smoke", "default", "paper")
-"""Seconds, for tests; about a minute on two cores; the source's own size."""
+"""Seconds, for tests; about a minute or two on two cores; the source's own size."""
 Cell = Mapping[str, Any]
 """One unit of work: plain JSON values. Cells are measured apart, on any worker, in any order."""
 Measured = Mapping[str, Tensor]
 """What a cell yields."""
 
-_FOLDERS = ("toy",)
+_FOLDERS = ("toy", "embedding")
+_LETTERS = "TCUSE"
 _ALL: dict[str, "Experiment"] = {}
 
 
@@ -38,6 +39,8 @@ class Outcome:
     """Further numbers, as plain JSON values."""
     tensors: Mapping[str, Tensor] | None = None
     """Weights and curves worth keeping."""
+    table: str = ""
+    """Lines to be printed below the checks, where an answer is a table."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Experiment:
     scales: Mapping[str, Any]
     """Settings, a frozen dataclass, for each of SCALES."""
     seconds: Mapping[str, float]
-    """How long each scale takes on two cores."""
+    """How long each scale takes on two cores; where a model is given, for one of SmolLM2's size (49,152 x 576)."""
     cells: Callable[[Any], Sequence[Cell]]
     """settings -> the cells."""
     measure: Callable[[Any, Cell, int], Measured]
@@ -86,6 +89,14 @@ class Experiment:
             raise unknown("scale", scale, SCALES)
         return self.scales[scale]
 
+    def takes(self, setting: str) -> bool:
+        """Whether its settings have this field, such as `model`."""
+        return all(hasattr(settings, setting) for settings in self.scales.values())
+
+    def needs_model(self, scale: str) -> bool:
+        """Whether it must be given a model; at scale smoke a planted embedding takes the model's place."""
+        return scale != "smoke" and self.takes("model")
+
 
 def register(experiment: Experiment) -> Experiment:
     """Enter an experiment into the list.
@@ -107,7 +118,12 @@ def experiments() -> list[Experiment]:
         package = importlib.import_module(f"experiments.{folder}")
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"experiments.{folder}.{module.name}")
-    return sorted(_ALL.values(), key=lambda e: (_FOLDERS.index(e.group), "TCUS".index(e.row[0]), int(e.row[1:])))
+    return sorted(_ALL.values(), key=lambda e: (_FOLDERS.index(e.group), *place(e.row)))
+
+
+def place(row: str) -> tuple[int, int]:
+    """Where a row such as T1 or E4 stands in lists; an unknown letter comes first."""
+    return _LETTERS.find(row[0]), int(row[1:])
 
 
 def chosen(patterns: Sequence[str]) -> list[Experiment]:
@@ -124,6 +140,11 @@ def chosen(patterns: Sequence[str]) -> list[Experiment]:
             raise unknown("experiment", pattern, [e.name for e in known])
         wanted |= set(names)
     return [e for e in known if e.name in wanted]
+
+
+def named(names: Sequence[str], experiment: Experiment) -> bool:
+    """Whether it is asked for by its own name, not by a pattern that others share."""
+    return bool({experiment.name, f"{experiment.group}/{experiment.name}"} & set(names))
 
 
 def _means(pattern: str, experiment: Experiment) -> bool:

@@ -1,6 +1,7 @@
 """One self-contained page over everything that has run. It computes nothing: every number stands in a result file."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -9,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from experiments.figures import COLOURS
+from experiments.registry import place
 from toolkit.errors import UserError
 
 PLOTLY = "plotly.min.js"
-_TITLE = "Toy models of superposition: claims and measurements"
+_TITLE = "Toy models and embeddings: claims and measurements"
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,7 @@ def read(runs: Path) -> tuple[list[Page], list[str]]:
             )
             continue
         newest[page.experiment["name"]] = page
-    order = sorted(newest.values(), key=lambda p: ("TCUS".find(p.experiment["row"][0]), int(p.experiment["row"][1:])))
-    return order, left_out
+    return sorted(newest.values(), key=lambda p: place(p.experiment["row"])), left_out
 
 
 def html(pages: Sequence[Page], left_out: Sequence[str], *, script: str, source: str = "") -> str:
@@ -141,7 +142,7 @@ def _section(first: int, page: Page) -> str:
 
 def _figure(at: int, figure: Mapping[str, Any]) -> str:
     kinds = {panel["kind"] for panel in figure["panels"]}
-    wide = {"plot": len(figure["panels"]) == 1}
+    wide = dict.fromkeys(("plot", "scatter"), len(figure["panels"]) == 1)
     panels = "".join(
         f'<div class="panel{" wide" if wide.get(panel["kind"]) else ""}" data-figure="{at}" data-panel="{place}" '
         f'role="img" aria-label="{escape(panel["title"])}"></div>'
@@ -165,7 +166,9 @@ def _check(check: Mapping[str, Any]) -> str:
 
 def _command(result: Mapping[str, Any]) -> str:
     config = result["config"]
-    return f"python -m experiments run {result['name']} --scale {config['scale']} --seed {config['seed']}"
+    given = {name: config["settings"].get(name) for name in ("model", "frequencies")}
+    flags = "".join(f" --{name} {shlex.quote(value)}" for name, value in given.items() if value)
+    return f"python -m experiments run {result['name']} --scale {config['scale']} --seed {config['seed']}{flags}"
 
 
 def _settings(page: Page) -> str:

@@ -1,22 +1,27 @@
 """One experiment from its settings to a run folder: cells, outcome, figures, result."""
 
+import shutil
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from experiments.figures import as_json
-from experiments.registry import Experiment, Outcome
+from experiments.registry import Experiment, Outcome, chosen, named
 from experiments.report import write_figures
 from experiments.static import draw
-from experiments.sweep import sweep
+from experiments.sweep import CELLS, sweep
 from toolkit.configs import to_dict
-from toolkit.errors import require
+from toolkit.errors import UserError, require
+from toolkit.language import check_model
 from toolkit.runs import Run, open_run, plain, versions, write_json, writing
 
+_GIVEN = ("model", "frequencies")
 FIGURES = "figures.json"
 """The figures of a run as data, beside their drawings."""
+WITHOUT_MODEL = "no model given: --model takes a folder or a hub name such as gpt2 (--scale smoke plants its own)"
 
 
 @dataclass(frozen=True)
@@ -37,10 +42,19 @@ class How:
     """Go on with the newest unfinished run."""
     quiet: bool = False
     """No progress bars."""
+    model: str = ""
+    """Hub name or folder of a language model, for experiments on its embedding."""
+    frequencies: str = ""
+    """Text file that its tokens are counted in."""
 
     def __post_init__(self) -> None:
         require(self.workers >= 1, f"--workers must be at least 1, got {self.workers}")
         require(0 <= self.seed < 2**31, f"--seed must be a whole number in [0, 2**31), got {self.seed}")
+        require(bool(self.model) or not self.frequencies, "--frequencies needs --model, whose tokens it counts")
+        require(
+            not self.frequencies or Path(self.frequencies).is_file(),
+            f"no text file at {self.frequencies}: --frequencies takes a .txt or .txt.gz file",
+        )
 
 
 @dataclass(frozen=True)
@@ -68,13 +82,59 @@ def run(experiment: Experiment, how: How) -> Finished:
             be resumed, a worker that died.
     """
     began = time.monotonic()
-    settings = experiment.settings(how.scale)
+    settings = settings_of(experiment, how)
     config = {"scale": how.scale, "seed": how.seed, "settings": to_dict(settings), "versions": versions()}
     opened = open_run(how.out, experiment.name, config, resume=how.resume)
     with writing(opened.folder):
-        outcome = compute(experiment, settings, how, opened.folder)
+        try:
+            outcome = compute(experiment, settings, how, opened.folder)
+        except UserError:
+            if not any(opened.folder.glob(CELLS)):  # nothing that --resume could go on from
+                shutil.rmtree(opened.folder)
+            raise
         folder = _write(opened, experiment, outcome)
     return Finished(folder, outcome, time.monotonic() - began)
+
+
+def settings_of(experiment: Experiment, how: How) -> Any:
+    """The settings of a scale with the model and the text that the user gave.
+
+    Raises:
+        UserError: an unknown scale, or no model for an experiment that needs one, or one for an experiment without.
+    """
+    settings = experiment.settings(how.scale)
+    require(bool(how.model) or not experiment.needs_model(how.scale), f"{experiment.name}: {WITHOUT_MODEL}")
+    given = {name: value for name in _GIVEN if (value := getattr(how, name))}
+    for name, value in given.items():
+        require(experiment.takes(name), f"{experiment.name} takes no --{name}, got {value!r}: leave it out")
+    return replace(settings, **given)
+
+
+def runnable(names: Sequence[str], how: How) -> tuple[list[tuple[Experiment, How]], list[str]]:
+    """What names and patterns mean, each with what it takes, and the names of those left out for want of a model.
+
+    A pattern runs what can be run; an experiment asked for by its own name must get what it needs and no more.
+
+    Raises:
+        UserError: see `settings_of`; also where nothing is left to run, or nothing of it takes the model given.
+    """
+    wanted = chosen(names)
+    by_name = [e for e in wanted if named(names, e)]
+    left_out = [e.name for e in wanted if e not in by_name and e.needs_model(how.scale) and not how.model]
+    kept = [(e, how if e in by_name else _without(how, e)) for e in wanted if e.name not in left_out]
+    require(bool(kept), f"{', '.join(left_out)}: {WITHOUT_MODEL}")
+    for experiment, its in kept:
+        settings_of(experiment, its)
+    taken = any(e.takes("model") for e in wanted)
+    require(taken or not how.model, f"none of {', '.join(names)} takes --model, got {how.model!r}: leave it out")
+    if how.model:
+        check_model(how.model)
+    return kept, left_out
+
+
+def _without(how: How, experiment: Experiment) -> How:
+    untaken: dict[str, Any] = {name: "" for name in _GIVEN if not experiment.takes(name)}
+    return replace(how, **untaken)
 
 
 def compute(experiment: Experiment, settings: Any, how: How, folder: Path) -> Outcome:
@@ -100,6 +160,8 @@ def _write(opened: Run, experiment: Experiment, outcome: Outcome) -> Path:
         draw(figure, opened.folder / f"{figure['name']}.svg")
     write_json(opened.folder / FIGURES, figures)
     metrics = {"conclusion": outcome.conclusion, "experiment": about(experiment), **(outcome.metrics or {})}
+    if outcome.table:
+        metrics["table"] = outcome.table.splitlines()
     checks = [plain(asdict(check)) for check in outcome.checks]
     runs = opened.folder.parent.parent
     page = partial(write_figures, opened.folder, figures=figures, runs=runs)

@@ -15,7 +15,7 @@ from matplotlib.ticker import NullLocator
 from experiments.figures import COLOURS
 
 _COLUMNS = 4
-_SIZES = {"plot": (4.4, 3.4), "heatmap": (3.2, 3.2), "arrows": (2.6, 2.8), "stack": (4.0, 3.0)}
+_SIZES = {"plot": (4.4, 3.4), "heatmap": (3.2, 3.2), "arrows": (2.6, 2.8), "stack": (4.0, 3.0), "scatter": (4.4, 4.4)}
 
 
 def draw(figure: Mapping[str, Any], path: Path) -> None:
@@ -116,4 +116,26 @@ def _stack(axes: Axes, panel: Mapping[str, Any]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-_DRAW = {"plot": _plot, "heatmap": _heatmap, "arrows": _arrows, "stack": _stack}
+def _scatter(axes: Axes, panel: Mapping[str, Any]) -> None:
+    points = _numbers(panel["points"]).reshape(-1, 2)
+    groups = np.array(panel["groups"] or [0] * len(points))
+    if panel["joined"]:
+        ring = np.concatenate([points, points[:1]])
+        axes.plot(*ring.T, color="0.8", linewidth=0.8, zorder=0)
+    size = 4 if len(points) > 200 else 16
+    for group in np.unique(groups):
+        label = panel["categories"][group] if panel["categories"] else None
+        x, y = points[groups == group].T
+        axes.scatter(x, y, s=size, linewidths=0, color=COLOURS[group % len(COLOURS)], label=label)
+    for text, (x, y) in zip(panel["hover"] if panel["written"] else [], points, strict=False):
+        axes.annotate(text, (x, y), xytext=(3, 3), textcoords="offset points", fontsize=7, parse_math=False)
+    axes.set(xlabel=panel["x"], ylabel=panel["y"], xticks=[], yticks=[])
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.margins(0.15 if panel["written"] else 0.05)
+    if panel["categories"]:
+        axes.legend(
+            fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=3, markerscale=1.5
+        )
+
+
+_DRAW = {"plot": _plot, "heatmap": _heatmap, "arrows": _arrows, "stack": _stack, "scatter": _scatter}

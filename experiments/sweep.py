@@ -15,6 +15,8 @@ from tqdm import tqdm
 from experiments.registry import Cell, Measured
 from toolkit.errors import UserError
 
+CELLS = "checkpoint_cell_*.safetensors"
+"""Files of finished cells in the folder of a run."""
 Measure = Callable[[Any, Cell, int], Measured]
 
 

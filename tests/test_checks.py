@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from experiments import checks
 
@@ -60,3 +61,19 @@ def test_a_single_value_has_no_interval_and_nan_passes_nothing():
     assert not checks.above("", [2.0], 1.0).passed
     for make in (checks.at_least, checks.at_most, checks.above):
         assert not make("", [math.nan, 1.0], 0.5).passed
+
+
+def test_a_p_value_counts_draws_as_large_and_itself():
+    found = checks.rare("c", 3.0, [1.0, 2.0, 3.0, 4.0] + [0.0] * 95, 0.05)
+    assert (found.measured, found.values, found.passed) == (3 / 100, 99, True)
+    assert found.low < 2 / 99 < found.high
+    assert not checks.rare("c", 2.0, [1.0, 2.0, 3.0, 4.0] + [0.0] * 55, 0.05).passed
+    never = checks.rare("c", 5.0, torch.zeros(9), 0.05)
+    assert (never.measured, never.low, never.passed) == (0.1, 0.0, False)
+    assert never.high > 0.1
+
+
+def test_p_values_of_nothing_pass_as_often_as_their_bound():
+    draws = np.random.default_rng(0).normal(0, 1, (4000, 100))
+    passed = [checks.rare("c", one[0], one[1:], 0.05).passed for one in draws]
+    assert np.mean(passed) == pytest.approx(0.05, abs=0.011)

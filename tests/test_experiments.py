@@ -12,7 +12,16 @@ from toolkit.errors import UserError
 from toolkit.runs import plain
 
 ALL = registry.experiments()
-ROWS = [*(f"T{i}" for i in range(1, 13)), *(f"C{i}" for i in range(1, 8)), "U1", "U2", "U3", "S1", "S2"]
+ROWS = [
+    *(f"T{i}" for i in range(1, 13)),
+    *(f"C{i}" for i in range(1, 8)),
+    "U1",
+    "U2",
+    "U3",
+    "S1",
+    "S2",
+    *(f"E{i}" for i in range(1, 5)),
+]
 
 
 def smoke(experiment, settings, folder, **how):
@@ -71,9 +80,19 @@ def test_a_name_or_a_row_that_is_taken_is_refused():
         replace(pentagon, scales={"smoke": pentagon.scales["smoke"]})
 
 
+def test_only_experiments_on_an_embedding_take_a_model_and_plant_one_at_smoke_scale():
+    for experiment in ALL:
+        assert experiment.takes("model") == (experiment.group == "embedding")
+        assert [experiment.needs_model(scale) for scale in registry.SCALES] == [False, *2 * [experiment.takes("model")]]
+        if experiment.takes("model"):
+            assert {settings.model for settings in (*experiment.scales.values(), experiment.broken)} == {""}
+
+
 def test_names_and_patterns():
     assert [e.row for e in registry.chosen(["phase-diagram", "pentagon", "T*gon", "pent*"][:2])] == ["T2", "T3"]
-    assert registry.chosen(["toy/*"]) == registry.chosen(["all"]) == ALL
+    assert registry.chosen(["all"]) == registry.chosen(["toy/*", "embedding/*"]) == ALL
+    assert {e.group for e in registry.chosen(["embedding/*"])} == {"embedding"}
+    assert registry.place("S2") < registry.place("E1") < registry.place("E4")
     assert [e.name for e in registry.chosen(["toy/pent*", "pentagon"])] == ["pentagon"]
     with pytest.raises(UserError, match="unknown experiment 'pentagno': did you mean 'pentagon'"):
         registry.chosen(["pentagno"])

@@ -15,6 +15,7 @@ from experiments import registry
 from experiments.__main__ import duration, main
 from experiments.checks import at_least
 from experiments.registry import Outcome
+from toolkit.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 
@@ -105,6 +106,18 @@ def test_paper_scale_says_its_estimate_first(run, planted, tmp_path):
         (["run", "pentagon", "--wrokers", "2"], "unknown flag '--wrokers': did you mean '--workers'?"),
         (["run", "pentagon", "--workers", "0"], "--workers must be at least 1, got 0"),
         (["run", "pentagon", "--workers", "two"], "invalid int value: 'two'"),
+        (
+            ["run", "outside-superposition"],
+            "outside-superposition: no model given: --model takes a folder or a hub name such as gpt2",
+        ),
+        (["run", "embedding/*", "--scale", "paper"], "outside-superposition: no model given"),
+        (["run", "pentagon", "--model", "x"], "pentagon takes no --model, got 'x': leave it out"),
+        (["run", "toy/*", "--model", "x"], "none of toy/* takes --model, got 'x'"),
+        (["run", "outside-superposition", "pentagon", "--model", "x"], "pentagon takes no --model"),
+        (["run", "outside-superposition", "--model", "./none"], "no model at ./none: expected a folder"),
+        (["run", "outside-superposition", "--frequencies", "x"], "--frequencies needs --model"),
+        (["run", "all", "--model", "x", "--frequencies", "nothing.txt"], "no text file at nothing.txt"),
+        (["run", "outside-superposition", "--scale", "smoke", "--modle", "x"], "did you mean '--model'?"),
         (["run", "pentagon", "--seed", "-1"], "--seed must be a whole number"),
         (["run"], "the following arguments are required: NAME"),
         (["rnu"], "unknown command 'rnu': did you mean 'run'?"),
@@ -120,6 +133,57 @@ def test_a_mistake_is_one_line_and_exit_code_2(run, argv, words, tmp_path, monke
     assert len(err.strip().splitlines()) == 1
     assert words in err
     assert not list(tmp_path.iterdir())  # nothing half-written
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What would run, with the model each is given, instead of running it."""
+    import torch
+
+    from experiments import running
+    from experiments.running import Finished
+
+    given = {}
+
+    def note(experiment, how):
+        given[experiment.name] = running.settings_of(experiment, how)
+        return Finished(Path("nowhere"), Outcome("So.", (at_least("c", torch.ones(2), 1),)), 0.0)
+
+    monkeypatch.setattr(running, "run", note)
+    return given
+
+
+def test_a_pattern_runs_what_can_be_run_and_says_in_one_line_what_it_leaves_out(run, started):
+    code, out, _ = run("run", "all")
+    toys = [e.name for e in registry.experiments() if e.group == "toy"]
+    others = [e.name for e in registry.experiments() if e.takes("model")]
+    assert code == 0
+    assert list(started) == toys
+    lines = [line for line in out.splitlines() if "left out" in line]
+    assert lines == [f"left out, for want of a model (--model FOLDER or a hub name): {', '.join(others)}"]
+    started.clear()
+    code, out, _ = run("run", "all", "--scale", "smoke")
+    assert list(started) == [*toys, *others]
+    assert "left out" not in out
+
+
+def test_a_pattern_gives_the_model_to_those_that_take_it(run, started, tiny_model):
+    assert run("run", "all", "--model", tiny_model)[0] == 0
+    for experiment in registry.experiments():
+        assert getattr(started[experiment.name], "model", None) == (
+            str(tiny_model) if experiment.group == "embedding" else None
+        )
+
+
+def test_a_run_of_another_model_is_not_resumed(run, tiny_model, tmp_path):
+    folder = tmp_path / "outside-superposition" / ".001.unfinished"
+    folder.mkdir(parents=True)
+    config = {"scale": "smoke", "seed": 0, "settings": {"model": "another"}, "versions": {}}
+    (folder / "run.json").write_text(json.dumps({"config": config, "started": 0.0}))
+    asked = ("run", "outside-superposition", "--scale", "smoke", "--model", tiny_model, "--resume", "--out", tmp_path)
+    code, _, err = run(*asked)
+    assert code == 2
+    assert f"settings.model: 'another' -> '{tiny_model}'" in err
 
 
 def test_a_wrong_name_among_right_ones_starts_nothing(run, planted, tmp_path):
@@ -177,6 +241,36 @@ def test_help_is_quick_and_whole():
         text=True,
         check=True,
     )
-    for flag in ("--scale", "--workers", "--cluster", "--seed", "--resume", "--quiet", "--out"):
+    for flag in (
+        "--scale",
+        "--workers",
+        "--cluster",
+        "--seed",
+        "--resume",
+        "--quiet",
+        "--out",
+        "--model",
+        "--frequencies",
+    ):
         assert flag in done.stdout
     assert " torch\n" not in done.stderr  # nothing heavy is imported for it
+
+
+def test_a_mistake_found_in_a_cell_leaves_nothing_behind_unless_a_cell_was_finished(
+    run, planted, tmp_path, monkeypatch
+):
+    whole = registry._ALL["planted"]
+
+    def refuse(settings, cell, seed):
+        if seed == 1 or cell != first:
+            raise UserError("the tokenizer does not match")
+        return whole.measure(settings, cell, seed)
+
+    cells = [{"at": 0}, {"at": 1}]
+    first = cells[0]
+    monkeypatch.setitem(registry._ALL, "planted", replace(whole, measure=refuse, cells=lambda settings: cells))
+    for seed, left in ((1, 0), (0, 1)):
+        out = tmp_path / str(seed)
+        code, _, err = run("run", "planted", "--workers", 1, "--quiet", "--seed", seed, "--out", out)
+        assert (code, err) == (2, "error: the tokenizer does not match\n")
+        assert len([path for path in out.glob("planted/.*") if path.is_dir()]) == left

@@ -83,7 +83,8 @@ def test_imports_only_go_down(path):
 
 
 @pytest.mark.parametrize(
-    ("package", "importer"), [("sae_lens", "toolkit/sae.py"), ("transformer_lens", "toolkit/language.py")]
+    ("package", "importer"),
+    [("sae_lens", "toolkit/sae.py"), ("transformer_lens", "toolkit/language.py"), ("umap", "toolkit/maps.py")],
 )
 def test_a_heavy_dependency_has_one_importer(package, importer):
     assert [name(path) for path in MODULES if package in imported(parse(path))] == [importer]

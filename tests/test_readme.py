@@ -27,7 +27,7 @@ def test_each_code_block_runs_and_asserts_its_own_claim(code: str, tmp_path: Pat
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("folder", ["toolkit", "experiments"])
+@pytest.mark.parametrize("folder", ["toolkit", "controls", "experiments"])
 def test_the_map_names_every_file_of_a_room_and_no_other(folder: str) -> None:
     part = re.search(rf"^{folder}/\n((?:  .*\n)+)", README, flags=re.MULTILINE)
     assert part is not None

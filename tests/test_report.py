@@ -10,13 +10,15 @@ import pytest
 
 from experiments import figures, registry, report
 from experiments.checks import Check
-from experiments.figures import Arrows, Figure, Heatmap, Plot, Series, Stack
+from experiments.figures import Arrows, Figure, Heatmap, Plot, Scatter, Series, Stack
 from experiments.registry import Outcome
 from experiments.running import How, run
 from experiments.static import draw
 from toolkit.errors import UserError
 
 NASTY = "<script>alert('x')</script> & \"quotes\" </script>"
+TOKENS = ["<script>alert(1)</script>", "<b>bold</b> &lt; %{x}", "$\\frac{1$ _ 100%"]
+"""Texts that a browser, plotly or matplotlib would read something into."""
 WAVE = [0.0, 1.0, float("nan"), 0.5]
 FIGURE = Figure(
     "every-kind",
@@ -29,6 +31,8 @@ FIGURE = Figure(
                 lines=(Series("border", [0.1, 1], [1, 1], "dashed"),)),
         Arrows("directions", [[1.0, 0.0], [0.0, -1.0]], groups=[0, 1]),
         Stack("neurons", [[0.1, 0.2], [0.3, 0.0]]),
+        Scatter("map", [[0.0, 0.0], [1.0, 2.0], [2.0, 1.0]], TOKENS, [0, 1, 1], ("words", "<i>tags</i>")),
+        Scatter("circle", [[0.0, 1.0], [1.0, 0.0], [-1.0, 0.0]], TOKENS, written=True, joined=True),
     ),
 )  # fmt: skip
 
@@ -155,6 +159,27 @@ def test_a_static_drawing_is_always_the_same_bytes(tmp_path):
     assert text.count('<g id="axes_') >= 5
 
 
+def test_texts_of_points_are_no_formulas_in_a_static_drawing(tmp_path):
+    draw(figures.as_json(FIGURE), tmp_path / "a.svg")  # "$" opens a formula, and half a formula is an error
+    alone = Figure("one", "", (Scatter("map", [[0.0, 0.0], [1.0, 1.0]], ["a", "b"], [1, 1], ("none", "both")),))
+    draw(figures.as_json(alone), tmp_path / "b.svg")
+    assert figures.COLOURS[1] in (tmp_path / "b.svg").read_text()
+    assert figures.COLOURS[0] not in (tmp_path / "b.svg").read_text()
+
+
+def test_a_scatter_has_a_text_and_a_group_for_each_point():
+    with pytest.raises(ValueError, match="map: 1 hover texts for 2 points"):
+        Scatter("map", [[0.0, 0.0], [1.0, 1.0]], ["a"])
+    with pytest.raises(ValueError, match="map: 1 groups for 2 points"):
+        Scatter("map", [[0.0, 0.0], [1.0, 1.0]], ["a", "b"], groups=[0])
+
+
+def test_the_command_that_is_shown_names_the_model():
+    config = {"scale": "default", "seed": 0, "settings": {"model": "my model", "frequencies": ""}}
+    command = report._command({"name": "x", "config": config})
+    assert command == "python -m experiments run x --scale default --seed 0 --model 'my model'"
+
+
 def test_figures_as_json_are_plain_and_without_nan():
     plain = figures.as_json(FIGURE)
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
@@ -176,6 +201,8 @@ def test_in_a_browser_it_draws_every_figure_without_error_and_without_the_networ
     for at in range(panels.count()):
         panels.nth(at).scroll_into_view_if_needed()
         panels.nth(at).locator(".main-svg").first.wait_for(timeout=20_000)
+    written = tab.locator(".panel").nth(len(FIGURE.panels) - 1).locator(".textpoint text")
+    assert [written.nth(at).text_content() for at in range(written.count())] == TOKENS
     assert tab.evaluate("document.documentElement.scrollWidth") <= width  # nothing sticks out sideways
     assert tab.locator(".panel .arrows, .panel .scatterlayer .trace").count() > 0
     assert tab.locator(".panel .heatmaplayer image").count() == 4
@@ -188,6 +215,26 @@ def test_in_a_browser_it_draws_every_figure_without_error_and_without_the_networ
     assert said == []
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
     context.close()
+
+
+@pytest.mark.slow
+def test_a_point_shows_its_text_as_it_is_and_the_legend_names_the_groups(browser, runs):
+    tab, said = browser.new_page(), []
+    tab.on("pageerror", lambda error: said.append(str(error)))
+    tab.on("dialog", lambda dialog: (said.append("a dialog opened"), dialog.dismiss()))
+    tab.goto((runs / "pentagon" / "001" / "figures.html").as_uri())
+    panel = tab.locator(".panel").nth(len(FIGURE.panels) - 2)
+    panel.scroll_into_view_if_needed()
+    panel.locator(".scatterlayer .point").nth(2).wait_for(timeout=20_000)
+    assert [text.text_content() for text in panel.locator(".legendtext").all()] == ["words", "<i>tags</i>"]
+    for at, token in enumerate(TOKENS):
+        box = panel.locator(".scatterlayer .point").nth(at).bounding_box()
+        tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        showing = "([panel, text]) => panel.querySelector('.hoverlayer').textContent === text"
+        tab.wait_for_function(showing, arg=[panel.element_handle(), token], timeout=20_000)
+    assert tab.locator(".hoverlayer b, .hoverlayer script, .hoverlayer [style*=bold]").count() == 0
+    assert said == []
+    tab.close()
 
 
 @pytest.mark.slow

@@ -47,21 +47,55 @@ def load_embedding(model: str) -> Embedding:
     Raises:
         UserError: no such folder or reachable name, a folder without weights, a damaged file, NaN in the rows.
     """
-    if Path(model).is_dir():
-        _check_folder(Path(model))
-    elif _looks_like_path(model):
-        raise UserError(f"no model at {model}: expected a folder with config.json and weights, or a hub name")
-    else:
-        _check_hub(model)
+    check_model(model)
     bridge = _boot(model)
     rows = bridge.W_E.detach().to(torch.float32).cpu().clone()
     bad = (~rows.isfinite()).any(1).nonzero()
     require(
         len(bad) == 0, f"the embedding of {model} holds NaN or infinity, first in row {int(bad[0]) if len(bad) else 0}"
     )
+    return Embedding(model, rows, _tokenizer(model, bridge))
+
+
+@dataclass(frozen=True)
+class Network:
+    """A whole language model, to be run."""
+
+    network: Any
+    """The Hugging Face model behind the bridge, float32: `network(input_ids=...).logits`."""
+    tokenizer: Any
+    """The model's tokenizer, or None where it has none."""
+
+
+def load_network(model: str) -> Network:
+    """Boot a model through TransformerBridge and keep the Hugging Face model behind it.
+
+    Raises:
+        UserError: as `load_embedding`.
+    """
+    check_model(model)
+    bridge = _boot(model)
+    return Network(bridge.original_model, _tokenizer(model, bridge))
+
+
+def _tokenizer(model: str, bridge: Any) -> Any:
     # Without tokenizer files the loaders make up an empty tokenizer, whose tokens would mean nothing.
     has_tokenizer = not Path(model).is_dir() or any(any(Path(model).glob(p)) for p in _TOKENIZER_FILES)
-    return Embedding(model, rows, getattr(bridge, "tokenizer", None) if has_tokenizer else None)
+    return getattr(bridge, "tokenizer", None) if has_tokenizer else None
+
+
+def check_model(model: str) -> None:
+    """Refuse a model that cannot be had, before anything is loaded.
+
+    Raises:
+        UserError: no such folder or reachable name, or a folder without weights.
+    """
+    if Path(model).is_dir():
+        _check_folder(Path(model))
+    elif _looks_like_path(model):
+        raise UserError(f"no model at {model}: expected a folder with config.json and weights, or a hub name")
+    else:
+        _check_hub(model)
 
 
 def _looks_like_path(model: str) -> bool:

@@ -1,0 +1,1 @@
+"""One question a file, on the token embedding of a language model."""
