@@ -20,6 +20,8 @@ ROUNDS = 40
 """Looks at all atoms before a row is given up and handed to the homotopy."""
 CYCLES = 200
 """Pairs of coordinate descent and conjugate gradients on one working set, likewise."""
+HALVINGS = 8
+"""Of the range in which the bar for violators lies."""
 SWEEPS = 2
 """Of coordinate descent in a cycle."""
 CONJUGATE = 10
@@ -45,8 +47,6 @@ class Scratch(NamedTuple):
     """(n,), whether an atom is in the working set."""
     place: Any
     """(n,), violators."""
-    size: Any
-    """(n,), how large their correlations are."""
     c: Any
     """(most,), the working set's correlations with the row."""
     a: Any
@@ -70,7 +70,6 @@ def _scratch(n, most, like, mask):
         peaks.view(like.dtype),
         np.empty(n, np.bool_),
         np.empty(n, np.int32),
-        np.empty(n, like.dtype),
         np.empty(most, like.dtype),
         np.empty(most, like.dtype),
         np.empty(most, np.int32),
@@ -172,25 +171,36 @@ def _largest(a, positive):
 
 
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
-def _violators(s, lam, room, positive):
-    """Put into `place` the atoms outside the working set that violate optimality most; returns how many."""
+def _bar(a, lam, top, room, positive):
+    """A height from lam on that about `room` correlations pass: at most so many and at least half, or more if alike."""
+    low, high, bar = lam, top, lam
+    for _ in range(HALVINGS):
+        passing = 0
+        for j in range(a.size):
+            passing += (a[j] if positive else abs(a[j])) > bar
+        if passing > room:
+            low = bar
+        elif bar > lam and 2 * passing < room:
+            high = bar
+        else:
+            return bar
+        bar = (low + high) / 2
+    return low
+
+
+@numba.njit(cache=True, fastmath=FAST, error_model="numpy")
+def _violators(s, lam, top, room, positive):
+    """Put into `place` atoms outside the working set that violate optimality most; returns how many."""
+    bar = _bar(s.residual, lam, top, room, positive)
     found = 0
     for b in range(s.heights.size):
-        home = b * PEAK if s.heights[b] > lam else s.residual.size
+        home = b * PEAK if s.heights[b] > bar else s.residual.size
         for j in range(home, min(home + PEAK, s.residual.size)):
             value = s.residual[j] if positive else abs(s.residual[j])
-            if value > lam and not s.inside[j]:
-                s.place[found], s.size[found] = j, value
+            if value > bar and not s.inside[j] and found < room:
+                s.place[found] = j
                 found += 1
-    if found <= room:
-        return found
-    enough = np.partition(s.size[:found], found - room)[found - room]
-    kept = 0
-    for i in range(found):
-        if s.size[i] >= enough and kept < room:
-            s.place[kept] = s.place[i]
-            kept += 1
-    return kept
+    return found
 
 
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
@@ -237,10 +247,11 @@ def _solve(s, C, square, G, lam, tolerance, positive, mask, chosen, z, w):
     _take_in_warm(s, C, G, chosen, w)
     for _ in range(ROUNDS):
         count = _look_round(s, C, G, chosen, z, w, mask)
-        gap = _relative_gap(square, s.c, s.a, z, w, lam, _largest(s.heights, positive))
+        top = _largest(s.heights, positive)
+        gap = _relative_gap(square, s.c, s.a, z, w, lam, top)
         if gap <= SLACK * tolerance:
             return w
-        new = _violators(s, lam, max(FIRST, count), positive)
+        new = _violators(s, lam, top, max(FIRST, count), positive)
         if w + new > s.c.size:
             return -1
         _take_in(s, C, G, chosen, z, w, new)

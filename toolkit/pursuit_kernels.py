@@ -90,22 +90,23 @@ def _two_largest(bits, mask, peaks):
 
 
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
-def _orthogonalise(row, chosen, count, M, columns, w):
+def _orthogonalise(G, chosen, count, M, columns, w):
     """Append to the rows of M, which turn chosen atoms into orthonormal ones, the row that takes one atom more.
 
-    `row` is the new atom's row of the Gram matrix, the new atom stands at chosen[count]. `columns` is M transposed,
-    so that both products run along memory. Returns the atom's squared distance from the span of the others.
+    The new atom stands at chosen[count]; its products are read from the rows of the others, which are cached.
+    `columns` is M transposed, so that both products run along memory. Returns the atom's squared distance from the
+    span of the others.
     """
     for i in range(count):
         w[i] = 0.0
     for j in range(count):
-        value = np.float64(row[chosen[j]])
+        value = np.float64(G[chosen[j], chosen[count]])
         column = columns[j]
         for i in range(count):
             w[i] += value * column[i]
     new = M[count]
     new[: count + 1] = 0.0
-    distance = np.float64(row[chosen[count]])
+    distance = np.float64(G[chosen[count], chosen[count]])
     for i in range(count):
         distance -= w[i] * w[i]
         old = M[i]
@@ -138,7 +139,7 @@ def _pursue(a, bits, mask, G, most, noise, floor, pivot, chosen, values, M, colu
         if ahead >= 0 and best - abs(a[ahead]) < noise:
             return -1
         chosen[count] = at
-        distance = _orthogonalise(G[at], chosen, count, M, columns, w)
+        distance = _orthogonalise(G, chosen, count, M, columns, w)
         if distance < PIVOT * G[at, at] and noise > 0:
             return -1
         if distance < pivot * G[at, at]:

@@ -222,7 +222,9 @@ def _blocks(rows: int, n: int, itemsize: int) -> list[slice]:
 
 def as_csr(chosen: np.ndarray, values: np.ndarray, counts: np.ndarray, n: int) -> Codes:
     """CSR from the first counts[r] entries of each row, zeros left out."""
-    kept = (np.arange(chosen.shape[1]) < counts[:, None]) & (values != 0)
+    used = max(counts.max(initial=0), 0)
+    chosen, values = chosen[:, :used], values[:, :used]
+    kept = (np.arange(used) < counts[:, None]) & (values != 0)
     starts = np.concatenate(([0], np.cumsum(kept.sum(1))))
     codes = sparse.csr_array((values[kept], chosen[kept], starts), shape=(len(chosen), n))
     codes.sort_indices()
