@@ -130,10 +130,12 @@ def _section(first: int, page: Page) -> str:
     drawn = "".join(_figure(first + at, figure) for at, figure in enumerate(page.figures))
     controls = "".join(f"<li>{escape(control)}</li>" for control in e["controls"])
     checks = "".join(_check(check) for check in result["checks"])
+    table = "\n".join(result["metrics"].get("table", ()))
+    lines = f'<pre class="answer-table">{escape(table)}</pre>' if table else ""
     head = "<tr><th></th><th>claim</th><th>expected</th><th>measured, 95% interval</th><th>over</th></tr>"
     return (
         f'<section id="{escape(e["name"])}"><h2>{escape(e["row"])} · {escape(e["question"])}</h2>'
-        f'<p class="answer">{escape(result["metrics"]["conclusion"])}</p>{drawn}'
+        f'<p class="answer">{escape(result["metrics"]["conclusion"])}</p>{lines}{drawn}'
         f'<div class="scroll"><table class="checks"><thead>{head}</thead><tbody>{checks}</tbody></table></div>'
         f"<h3>Controls</h3><ul>{controls}</ul><p class='soft'>{escape(e['claim'])}. {escape(e['source'])}.</p>"
         f"<pre>{escape(_command(result))}</pre>{_settings(page)}</section>"

@@ -7,10 +7,11 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Patch
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from experiments.figures import COLOURS
 
@@ -47,8 +48,20 @@ def _plot(axes: Axes, panel: Mapping[str, Any]) -> None:
         axes.axhline(height, color="0.8", linewidth=0.8, zorder=0)
         axes.annotate(name, (1, height), xycoords=("axes fraction", "data"), fontsize=7, color="0.45", va="center")
     names = _series(axes, panel["series"])
+    for axis, logarithmic in ((axes.xaxis, panel["log_x"]), (axes.yaxis, panel["log_y"])):
+        if logarithmic:
+            _label_short(axis)
     if names and len(names) <= 12:
         axes.legend(fontsize=7, frameon=False)
+
+
+def _label_short(axis: Axis) -> None:
+    """On a logarithmic axis of less than two decades label 1, 2 and 5: powers of ten alone are too few."""
+    low, high = axis.get_view_interval()
+    if high / low < 100:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _series(axes: Axes, series: list[Mapping[str, Any]]) -> list[str]:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from html import escape
 from html.parser import HTMLParser
 
 import pytest
@@ -19,6 +20,7 @@ from toolkit.errors import UserError
 NASTY = "<script>alert('x')</script> & \"quotes\" </script>"
 TOKENS = ["<script>alert(1)</script>", "<b>bold</b> &lt; %{x}", "$\\frac{1$ _ 100%"]
 """Texts that a browser, plotly or matplotlib would read something into."""
+TABLE = f"{NASTY:60}  k=1\n{'ours':60}  .25"
 WAVE = [0.0, 1.0, float("nan"), 0.5]
 FIGURE = Figure(
     "every-kind",
@@ -55,7 +57,7 @@ def runs(tmp_path_factory):
     for one in (pentagon, phases):
         planted = replace(
             one, measure=measure, question=f"why {NASTY}?", claim=NASTY, source=NASTY, controls=(NASTY,),
-            summarise=lambda *_: Outcome(f"answer {NASTY}.", checks, (FIGURE,)),
+            summarise=lambda *_: Outcome(f"answer {NASTY}.", checks, (FIGURE,), table=TABLE),
         )  # fmt: skip
         run(planted, How(scale="smoke", quiet=True, out=str(folder)))
     return folder
@@ -111,6 +113,7 @@ def test_every_number_stands_in_a_result_file(page, runs):
             assert f"{check['measured']:.4g}" in text
     assert "2 of 4 checks passed, in 2 experiments." in text
     assert "python -m experiments run pentagon --scale smoke --seed 0" in text
+    assert text.count(f'<pre class="answer-table">{escape(TABLE)}</pre>') == 2
 
 
 def test_it_shows_the_newest_run_and_says_what_it_leaves_out(runs, tmp_path):
