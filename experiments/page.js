@@ -40,14 +40,24 @@ function curves(series, theory = css("--soft")) {
   });
 }
 
+// A legend below the axis title, with as much room as it takes: long names have a line each.
+function below(series) {
+  const names = [...new Set(series.map((one) => one.name))].filter((name) => name !== "");
+  const lines = names.some((name) => name.length > 12) ? names.length : Math.ceil(names.length / 3);
+  const bottom = 50 + 20 * lines;
+  return { height: 280 + bottom, margin: { ...layout({}).margin, b: bottom },
+    legend: { orientation: lines === names.length ? "v" : "h", font: { size: 11 }, x: 0, y: 0, yref: "container",
+      yanchor: "bottom" } };
+}
+
 function plot(panel) {
   const levels = Object.entries(panel.levels || {});
   const shapes = levels.map(([, y]) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y,
     line: { color: css("--soft"), width: 1, dash: "dot" } }));
   const annotations = levels.map(([name, y]) => ({ text: name, xref: "paper", x: 1, xanchor: "right", yanchor: "bottom",
     y: panel.log_y ? Math.log10(y) : y, showarrow: false, font: { size: 10, color: css("--soft") } }));
-  return [curves(panel.series), { ...layout(panel), shapes, annotations, xaxis: axis(panel.x, panel.log_x),
-    yaxis: axis(panel.y, panel.log_y) }];
+  return [curves(panel.series), { ...layout(panel), ...below(panel.series), shapes, annotations,
+    xaxis: axis(panel.x, panel.log_x), yaxis: axis(panel.y, panel.log_y) }];
 }
 
 function heatmap(panel) {
