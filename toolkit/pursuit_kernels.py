@@ -15,7 +15,7 @@ CHUNK = 32
 """Rows a thread takes at a time, so that scratch memory is allocated once for many."""
 COLUMNS = 512
 """Correlations updated at a time: they stay in the first-level cache while Gram rows stream past."""
-PEAK = 128
+PEAK = 64
 """Correlations whose largest is remembered."""
 PIVOT = 1e-3
 """Share of an atom's squared norm outside the span of the others below which float32 entries of the Gram matrix no
@@ -90,31 +90,25 @@ def _two_largest(bits, mask, peaks):
 
 
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
-def _orthogonalise(G, chosen, count, M, columns, w):
+def _orthogonalise(G, chosen, count, order, M, columns, h, w):
     """Append to the rows of M, which turn chosen atoms into orthonormal ones, the row that takes one atom more.
 
     The new atom stands at chosen[count]; its products are read from the rows of the others, which are cached.
-    `columns` is M transposed, so that both products run along memory. Returns the atom's squared distance from the
-    span of the others.
+    `columns` is M transposed, so that both products run along memory; `order` counts up from 0; h and w are scratch.
+    Returns the atom's squared distance from the span of the others.
     """
-    for i in range(count):
-        w[i] = 0.0
-    for j in range(count):
-        value = np.float64(G[chosen[j], chosen[count]])
-        column = columns[j]
-        for i in range(count):
-            w[i] += value * column[i]
     new = M[count]
-    new[: count + 1] = 0.0
+    for j in range(count):
+        h[j] = G[chosen[j], chosen[count]]
+        w[j] = new[j] = 0.0
+    subtract(w[:count], columns, order, h, count)
     distance = np.float64(G[chosen[count], chosen[count]])
     for i in range(count):
         distance -= w[i] * w[i]
-        old = M[i]
-        for j in range(count):
-            new[j] -= w[i] * old[j]
+        h[i] = -w[i]
+    subtract(new[:count], M, order, h, count)
     scale = 1.0 / np.sqrt(max(distance, 1e-300))
-    new[count] = 1.0
-    for j in range(count + 1):
+    for j in range(count):
         new[j] *= scale
         columns[j, count] = new[j]
         columns[count, j] = 0.0
@@ -124,7 +118,7 @@ def _orthogonalise(G, chosen, count, M, columns, w):
 
 
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
-def _pursue(a, bits, mask, G, most, noise, floor, pivot, chosen, values, M, columns, w, step, peaks):
+def _pursue(a, bits, mask, G, most, noise, floor, pivot, chosen, values, order, M, columns, h, w, step, peaks):
     """One row: atoms into `chosen`, coefficients into `values`; returns how many, or -1 where it is too close to call.
 
     `a` holds the correlations and is overwritten. `noise` is what rounding does to them, `floor` where they count as
@@ -139,7 +133,7 @@ def _pursue(a, bits, mask, G, most, noise, floor, pivot, chosen, values, M, colu
         if ahead >= 0 and best - abs(a[ahead]) < noise:
             return -1
         chosen[count] = at
-        distance = _orthogonalise(G, chosen, count, M, columns, w)
+        distance = _orthogonalise(G, chosen, count, order, M, columns, h, w)
         if distance < PIVOT * G[at, at] and noise > 0:
             return -1
         if distance < pivot * G[at, at]:
@@ -168,7 +162,8 @@ def omp(C, bits, mask, G, most, noise, floor, pivot, chosen, values, counts):
     rows, n = C.shape
     for chunk in numba.prange((rows + CHUNK - 1) // CHUNK):
         M, columns = np.zeros((most, most)), np.zeros((most, most))
-        w, coefficients = np.empty(most), np.empty(most)
+        h, w, coefficients = np.empty(most), np.empty(most), np.empty(most)
+        order = np.arange(most)
         step = np.empty(most, C.dtype)
         peaks = np.empty((n + PEAK - 1) // PEAK, bits.dtype)
         for r in range(chunk * CHUNK, min((chunk + 1) * CHUNK, rows)):
@@ -183,8 +178,10 @@ def omp(C, bits, mask, G, most, noise, floor, pivot, chosen, values, counts):
                 pivot,
                 chosen[r],
                 coefficients,
+                order,
                 M,
                 columns,
+                h,
                 w,
                 step,
                 peaks,
