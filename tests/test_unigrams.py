@@ -97,8 +97,10 @@ def test_a_model_without_a_tokenizer_draws_among_all_rows_and_needs_no_first_tok
     assert torch.allclose(found, torch.full((model.config.vocab_size,), 1 / model.config.vocab_size), rtol=1e-6)
 
 
-def test_sequences_beyond_the_context_are_refused(tiny_model):
-    with pytest.raises(UserError, match=r"length=33: .* takes sequences of 1 to 32 tokens"):
-        model_unigram(str(tiny_model), length=33, seed=0)
+def test_sequences_end_with_the_context_and_there_must_be_some(tiny_model):
+    short, whole = (model_unigram(str(tiny_model), sequences=2, length=length, seed=0) for length in (40, 32))
+    assert torch.equal(short, whole)
+    with pytest.raises(UserError, match="length=0: expected a whole number of at least 1"):
+        model_unigram(str(tiny_model), length=0, seed=0)
     with pytest.raises(UserError, match="sequences=0"):
         model_unigram(str(tiny_model), sequences=0, length=2, seed=0)
