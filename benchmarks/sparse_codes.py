@@ -20,6 +20,7 @@ GAP = 1e-4
 ALPHAS = (0.02, 0.05, 0.1)
 TOLERANCES = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9)
 PEER_ROWS = 64
+CD_ROWS = 2_000
 PROCESSES = 2
 
 
@@ -96,8 +97,9 @@ def lasso(X: np.ndarray, atoms: np.ndarray, what: str) -> None:
         codes = coder.transform(X)
         worst = lasso_gaps(X, codes, atoms, alpha).relative.max()
         active = codes.nnz / len(X)
-        few = X[:PEER_ROWS].astype(np.float64)
-        peers = {name: peer_rates(solve, few, atoms.astype(np.float64), alpha) for name, solve in PEERS.items()}
+        peers = {}
+        for name, (solve, count, kind) in PEERS.items():
+            peers[name] = peer_rates(solve, X[:count].astype(kind), atoms.astype(kind), alpha)
         alone, together = (max(rates[i] for rates in peers.values()) for i in (0, 1))
         cells = [f"{rates[0]:.0f} / {rates[1]:.0f}" for rates in peers.values()]
         ratios = (f"{ours / alone:.0f}", f"{ours / together:.0f}", f"{worst:.1e}")
@@ -171,7 +173,14 @@ def skglm(X: np.ndarray, atoms: np.ndarray, alpha: float, tolerance: float) -> n
         )
 
 
-PEERS = {"sklearn cd": coordinate_descent, "sklearn lars": lars, "celer": celer, "skglm": skglm}
+PEERS = {
+    "sklearn cd f32": (coordinate_descent, CD_ROWS, np.float32),
+    "sklearn cd f64": (coordinate_descent, CD_ROWS, np.float64),
+    "sklearn lars": (lars, PEER_ROWS, np.float64),
+    "celer": (celer, PEER_ROWS, np.float64),
+    "skglm": (skglm, PEER_ROWS, np.float64),
+}
+"""Each with so many rows a call, which spreads the Gram matrix over them, in the type that suits it best."""
 
 
 def dictionary_learning(X: np.ndarray) -> None:

@@ -111,9 +111,12 @@ def share(claim: str, hits: Sequence[bool] | np.ndarray | Tensor, bound: float) 
 
 
 def rare(claim: str, observed: float, null: Values, bound: float) -> Check:
-    """The p-value (1 + #{null >= observed}) / (1 + draws) is at most `bound`; the interval is that of the share."""
+    """The p-value (1 + #{null >= observed}) / (1 + draws) is at most `bound`; the interval is that of the share.
+
+    A draw that falls short by rounding alone counts as equal: some permutations change nothing but the last digit.
+    """
     draws = np.asarray(null, float)
-    hits = int((draws >= observed).sum())
+    hits = int((draws >= observed - 1e-9 * abs(observed)).sum())
     found = share_interval(hits, len(draws))
     low = found.low if hits else 0.0
     p = (1 + hits) / (1 + len(draws))

@@ -212,6 +212,8 @@ X3 = np.random.default_rng(0).standard_normal((30, 5))
         ({"n_components": 4, "n_nonzero": 5}, {}, "n_nonzero=5 for 4 atoms"),
         ({"n_components": 0}, {}, "n_components=0: expected a whole number of at least 1"),
         ({"epochs": 0}, {}, "epochs=0: expected a whole number of at least 1"),
+        ({"n_components": 2.5}, {}, "n_components=2.5: expected a whole number"),
+        ({"held_out": 0.999}, {}, "held_out=0.999 leaves no row to train on"),
         ({"held_out": 1.0}, {}, "held_out=1.0: expected a share"),
         ({"n_nonzero": 1, "alpha": 0.1}, {}, "n_nonzero=1 codes by OMP and alpha=0.1 by the lasso: give one"),
         ({"alpha": 0.0}, {}, "alpha=0.0: expected a finite number above 0"),

@@ -36,7 +36,8 @@ class DictionaryLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
 
     Attributes:
         components_: (n, d), atoms of norm 1.
-        held_out_error_: weighted share of the held-out rows' squared norm that is not rebuilt.
+        held_out_error_: weighted share of the held-out rows' squared norm that is not rebuilt; with several seeds the
+            least of theirs, and as the choice fell by it a little too small.
         held_out_error_unweighted_: the same with every row alike.
         history_: (epochs,), the weighted error after each epoch.
         seed_errors_: (n_seeds,), the last weighted error of each seed.
@@ -119,7 +120,8 @@ class DictionaryLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
     def _check(self) -> None:
         for name in ("n_components", "n_nonzero", "epochs", "batch_size", "n_seeds"):
             value = getattr(self, name)
-            require(value is None or value >= 1, f"{name}={value}: expected a whole number of at least 1")
+            whole = value is None or bool(isinstance(value, (int, np.integer)) and value >= 1)
+            require(whole, f"{name}={value}: expected a whole number of at least 1")
         require(0 <= self.held_out < 1, f"held_out={self.held_out}: expected a share in [0, 1)")
         require(
             self.alpha is None or self.n_nonzero is None,
@@ -129,6 +131,7 @@ class DictionaryLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         require(self.device in ("cpu", "cuda"), f"device={self.device!r}: expected 'cpu' or 'cuda'")
 
     def _how(self, train: Rows) -> Learning:
+        require(len(train.X) > 0, f"held_out={self.held_out} leaves no row to train on: take a smaller share")
         useful, d = int(train.X.any(1).sum()), train.X.shape[1]
         require(useful > 0, "every row to train on is zero: there is nothing to learn from")
         n = min(d, useful) if self.n_components is None else self.n_components

@@ -242,8 +242,6 @@ def _solve(s, C, square, G, lam, tolerance, positive, mask, chosen, z, w):
     Negative where it was given up: the set no longer fits, or too many rounds.
     """
     s.inside[:] = False
-    s.place[:w] = chosen[:w]
-    s.residual[:] = C
     _take_in_warm(s, C, G, chosen, w)
     for _ in range(ROUNDS):
         count = _look_round(s, C, G, chosen, z, w, mask)

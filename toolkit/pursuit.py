@@ -55,7 +55,7 @@ class _Coder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def transform(self, X: Any) -> Codes:
         """Codes (rows, n) of X (rows, d), in X's type.
 
-        A ConvergenceWarning counts the rows above tolerance.
+        A ConvergenceWarning counts the rows that the solver could not bring to tolerance; `encode` checks every row.
 
         Raises:
             UserError: shapes that do not fit, values that are not finite, settings out of range.

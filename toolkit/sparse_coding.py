@@ -50,13 +50,15 @@ def omp_codes(X: Any, D: Any, n_nonzero: int, *, positive: bool = False) -> Solv
 
     Each step takes the atom of the largest |d . r|, atoms as they are given, and refits all coefficients; it ends
     early where the residual is zero or the next atom depends on those chosen. With `positive` the largest d . r and
-    non-negative coefficients (Bruckstein, Elad and Zibulevsky 2008); atoms may then leave again.
+    non-negative coefficients (Bruckstein, Elad and Zibulevsky 2008); atoms may then leave again, and choices too close
+    for float32 are left to it.
 
     Raises:
         UserError: shapes that do not fit, values that are not finite, a zero atom, n_nonzero outside 1..n.
     """
     X, D = checked(X, D)
     check_count(n_nonzero, len(D))
+    n_nonzero = min(n_nonzero, D.shape[1])  # more cannot be independent
     gram, parts, doubtful = D @ D.T, [], []
     for rows in _blocks(len(X), len(D), X.itemsize):
         codes, undecided = _omp_block(X[rows], D, gram, n_nonzero, positive)

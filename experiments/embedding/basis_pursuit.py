@@ -104,7 +104,7 @@ EXPERIMENT = register(
         name="basis-pursuit",
         row="E1",
         question="Is there an overcomplete basis in which token embeddings have sparse codes of small error?",
-        claim="a learned basis leaves less of held-out rows than of rows of the embedding's nulls, and than others do",
+        claim="a learned basis leaves less of held-out rows than of the nulls' rows, and than rows or Gaussians do",
         source="question put by this project; Chen, Donoho and Saunders 1998 (basis pursuit); Mairal et al. 2009",
         controls=("the same on Gaussian rows of the same covariance, on shuffled columns and on the matrix at step 0",
                   "principal components, a subset of rows, Gaussian atoms of the same covariance, an SAE at equal L0"),

@@ -99,7 +99,7 @@ EXPERIMENT = register(
         name="outside-superposition",
         row="E4",
         question="Which structure does a token embedding have that sparse superposition does not speak of?",
-        claim="days, months and digits in circles, pairs of one offset, spectrum and cosines unlike a Gaussian cloud's",
+        claim="days, months, digits in order round a plane; a shared offset; spectrum and cosines not Gaussian",
         source="Engels et al. 2024, Not All Language Model Features Are Linear (circles, in hidden layers); Mikolov et "
         "al. 2013, Linguistic Regularities (offsets); Marchenko and Pastur 1967",
         controls=(
