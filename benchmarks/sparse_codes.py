@@ -20,7 +20,7 @@ GAP = 1e-4
 ALPHAS = (0.02, 0.05, 0.1)
 TOLERANCES = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-9)
 PEER_ROWS = 64
-CD_ROWS = 2_000
+CD_ROWS = 500
 PROCESSES = 2
 
 
