@@ -169,6 +169,15 @@ def test_basis_pursuit_reaches_the_linear_programs_minimum(kind, positive):
     np.testing.assert_allclose(gaps.l1, [least_l1(x, A, positive) for x in X], rtol=1e-6)
 
 
+def test_basis_pursuits_codes_are_fitted_to_the_atoms_themselves():
+    """The path lengthens atoms by 1e-10 against ties; nothing of that is left in the code or in its dual point."""
+    A, X = atoms("random"), rows(10)
+    found = basis_pursuit_codes(X, A)
+    gaps = equality_gaps(X, found.codes, A, dual=found.dual)
+    assert gaps.residual.max() < 1e-12
+    assert np.abs(gaps.relative).max() < 1e-12
+
+
 @pytest.mark.parametrize("positive", [False, True])
 def test_basis_pursuit_settles_the_ties_of_small_whole_numbers(positive):
     """Events that coincide are where a path can take a wrong turn."""

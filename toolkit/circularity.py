@@ -10,6 +10,9 @@ from torch import Tensor
 
 from toolkit.errors import require
 
+# Random sets scored at a time: their rows are copied out, in float64.
+_SETS = 1000
+
 
 def principal_plane(rows: Float[Tensor, "*sets members d"]) -> Float[Tensor, "*sets members 2"]:
     """Coordinates of each set's rows about their mean, along its two leading principal components.
@@ -100,7 +103,7 @@ def circularity(
     require(len(pool) >= size, f"random sets of {size} need a pool of at least as many rows, got {len(pool)}")
     rng = np.random.default_rng(seed)
     orders = rng.permuted(np.tile(np.arange(size, dtype=float), (draws, 1)), axis=1)
-    sets = pool[torch.from_numpy(np.stack([rng.choice(len(pool), size, replace=False) for _ in range(draws)]))]
+    sets = torch.from_numpy(np.stack([rng.choice(len(pool), size, replace=False) for _ in range(draws)])).split(_SETS)
     plane = principal_plane(rows)
     steps = (plane - plane.roll(-1, 0)).norm(dim=1)
     return Circularity(
@@ -109,7 +112,7 @@ def circularity(
         first_harmonic(rows).item(),
         circular_rank_correlation(plane, orders).numpy(),
         first_harmonic(rows, orders).numpy(),
-        circular_rank_correlation(principal_plane(sets)).numpy(),
-        first_harmonic(sets).numpy(),
+        torch.cat([circular_rank_correlation(principal_plane(pool[chosen])) for chosen in sets]).numpy(),
+        torch.cat([first_harmonic(pool[chosen]) for chosen in sets]).numpy(),
         (steps[-1] / steps[:-1].mean()).item(),
     )
