@@ -1,6 +1,7 @@
 """Command-line flags from configuration dataclasses; every mistake on the command line becomes one line."""
 
 import argparse
+import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -29,20 +30,39 @@ class OneLineParser(simple_parsing.ArgumentParser):
 
 
 def parse(
-    argv: Sequence[str], groups: Mapping[str, Any], *, prog: str, description: str, elsewhere: Mapping[str, str] = {}
+    argv: Sequence[str],
+    groups: Mapping[str, Any],
+    *,
+    prog: str,
+    description: str,
+    elsewhere: Mapping[str, str] = {},
+    also: Mapping[str, Any] = {},
 ) -> dict[str, Any]:
     """Parse flags into one dataclass instance a group.
 
     Args:
         groups: name -> instance that holds the defaults; every field becomes a flag.
         elsewhere: flags that exist but do not belong here, with where they do.
+        also: groups that help shows below the others and that are not parsed; they may share flags with them.
 
     Raises:
         UserError: an unknown flag (nearest valid one suggested), a wrong value, settings that contradict.
     """
+    parser = _parser(groups, prog=prog, description=description)
+    if also and {"-h", "--help"} & set(argv):
+        # A parser of their own: one parser would rename the flags that both have.
+        page = io.StringIO()
+        _parser(also, prog=prog, add_help=False).print_help(page)
+        parser.epilog = page.getvalue().partition("\n\n")[2].strip("\n")
+    parsed, strays = parser.parse_known_args(list(argv))
+    for given in strays:
+        raise _stray(given, groups, elsewhere)
+    return {name: getattr(parsed, name) for name in groups}
+
+
+def _parser(groups: Mapping[str, Any], **settings: Any) -> OneLineParser:
     parser = OneLineParser(
-        prog=prog,
-        description=description,
+        **settings,
         allow_abbrev=False,
         add_option_string_dash_variants=DashVariant.DASH,
         argument_generation_mode=ArgumentGenerationMode.FLAT,
@@ -50,10 +70,7 @@ def parse(
     )
     for name, default in groups.items():
         parser.add_arguments(type(default), dest=name, default=default)
-    parsed, rest = parser.parse_known_args(list(argv))
-    for given in rest:
-        raise _stray(given, groups, elsewhere)
-    return {name: getattr(parsed, name) for name in groups}
+    return parser
 
 
 class _Formatter(simple_parsing.SimpleHelpFormatter):

@@ -5,8 +5,9 @@ sae = fit_sae(tms_target(toy), SAEConfig(architecture="topk", width=5, k=1))
 sae.W_dec                         # (instances, width, d), unit rows
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from torch import Tensor
 
 from toolkit.configs import SAEConfig
 from toolkit.descent import Checkpoint, Progress
+from toolkit.errors import UserError, require
 from toolkit.sae_losses import encode, levels, reconstruct
 from toolkit.sae_training import Trainer
 from toolkit.targets import Target, rows_target
 
-__all__ = ["SAE", "SAEConfig", "fit_sae"]
+__all__ = ["SAE", "LoadedSAE", "SAEConfig", "fit_sae", "load_sae"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class SAE:
     """W_enc, W_dec (I, width, d), b_enc (I, width), b_dec (I, d); threshold, r_mag, b_mag where there are any."""
     history: Float[Tensor, "steps instances"]
     """Squared error, summed over d, of every training batch."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """What sae-lens is to know beside: model_name, hook_name and the like."""
 
     @property
     def W_dec(self) -> Float[Tensor, "instances width d"]:
@@ -135,7 +139,8 @@ def _training_sae(sae: SAE) -> Any:
     }
     with torch.random.fork_rng(devices=[]):
         made = kinds[config.architecture]()
-    made.cfg.metadata.target = sae.target
+    for name, value in {"target": sae.target, **sae.metadata}.items():
+        made.cfg.metadata[name] = value
     state = {"W_enc": p["W_enc"].T.contiguous(), "W_dec": p["W_dec"], "b_dec": p["b_dec"]}
     state |= {("b_gate" if config.architecture == "gated" else "b_enc"): p["b_enc"]}
     state |= {name: p[name] for name in ("r_mag", "b_mag") if name in p}
@@ -145,3 +150,70 @@ def _training_sae(sae: SAE) -> Any:
         state["topk_threshold"] = p["threshold"][0].double()
     made.load_state_dict(state)
     return made
+
+
+@dataclass(frozen=True)
+class LoadedSAE:
+    """An SAE that sae-lens has read, to be evaluated; it computes as sae-lens does."""
+
+    source: str
+    """The folder, or release:id."""
+    lens: Any
+    """The `sae_lens.SAE`."""
+
+    @property
+    def W_dec(self) -> Float[Tensor, "instances width d"]:
+        """Decoder rows, as of an SAE of one instance."""
+        return self.lens.W_dec.detach()[None]
+
+    @property
+    def architecture(self) -> str:
+        """sae-lens's name for its kind."""
+        return str(self.lens.cfg.architecture())
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What it says of itself: model_name, hook_name and the like."""
+        return dict(self.lens.cfg.metadata.to_dict())
+
+    @torch.no_grad()
+    def encode(self, x: Float[Tensor, "instances rows d"]) -> Float[Tensor, "instances rows width"]:
+        """Latents of rows."""
+        return self.lens.encode(x)
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "instances rows width"]) -> Float[Tensor, "instances rows d"]:
+        """Rows from latents; where sae-lens scales each row, from those last encoded."""
+        return self.lens.decode(latents)
+
+    def __call__(self, x: Float[Tensor, "instances rows d"]) -> Float[Tensor, "instances rows d"]:
+        """The reconstruction of x."""
+        return self.decode(self.encode(x))
+
+
+def load_sae(source: str, *, device: str = "cpu") -> LoadedSAE:
+    """An SAE from a folder in sae-lens's format, or from its public list as release:id.
+
+    Raises:
+        UserError: no such folder or release, files that are damaged or cannot be had.
+    """
+    import sae_lens
+
+    # The hub's retries are told to the log as they happen; the one line at the end says it all.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    try:
+        if Path(source).is_dir():
+            return _loaded(source, sae_lens.SAE.load_from_disk(source, device=device, dtype="float32"))
+        release, _, name = source.partition(":")
+        require(bool(name), f"no SAE at {source}: expected a folder written by sae-lens, or release:id of its list")
+        return _loaded(source, sae_lens.SAE.from_pretrained(release, name, device=device))
+    except UserError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"cannot read the SAE {source}: {reason}") from error
+
+
+def _loaded(source: str, lens: Any) -> LoadedSAE:
+    lens.turn_off_forward_pass_hook_z_reshaping()  # rows come with their heads flattened
+    return LoadedSAE(source, lens.eval())
