@@ -1,0 +1,63 @@
+"""Gaussian discriminants and least squares for many label vectors on the same rows, in closed form."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from toolkit.heads import LinearHeads
+from toolkit.logistic import Design
+
+
+def class_means(
+    data: Design, labels: Int[Tensor, "rows problems"], classes: int
+) -> tuple[Float[Tensor, "problems classes d"], Float[Tensor, "problems classes"]]:
+    """Weighted mean of each class less the rows' mean, in the design's eigenbasis, and each class's share."""
+    problems, dtype = labels.shape[1], data.Z.dtype
+    shares = torch.empty(problems, classes, dtype=dtype, device=labels.device)
+    means = torch.empty(problems, classes, data.Z.shape[1], dtype=dtype, device=labels.device)
+    for c in range(classes):
+        members = (labels == c).to(dtype) * data.weights[:, None]  # (rows, problems)
+        shares[:, c] = members.sum(0)
+        means[:, c] = members.mT @ data.Z / shares[:, c, None]
+    return means, shares
+
+
+def discriminants(data: Design, labels: Int[Tensor, "rows problems"], *, classes: int, shrinkage: float) -> LinearHeads:
+    """Linear discriminants with the within-class covariance shrunk towards a multiple of the identity.
+
+    (1 - shrinkage) Sigma_within + shrinkage tr(Sigma_within) / d I; shrinkage 1 leaves the differences of means. The
+    covariance within classes is that of all rows less that between the means, so Woodbury's identity gives its inverse
+    for every problem from one eigendecomposition.
+    """
+    means, shares = class_means(data, labels, classes)  # (P, C, d), (P, C)
+    d = data.Z.shape[1]
+    between = (shares * means.square().sum(2)).sum(1)  # (P,)
+    isotropic = (data.variances.sum() - between).clamp(min=0) / d
+    diagonal = (1 - shrinkage) * data.variances + shrinkage * isotropic[:, None]  # (P, d)
+    diagonal = diagonal.clamp(min=torch.finfo(diagonal.dtype).eps * float(diagonal.max()))
+    scaled = means / diagonal[:, None]  # (P, C, d)
+    inner = scaled @ means.mT  # (P, C, C)
+    # (A - s M^T diag(p) M)^-1 M^T = A^-1 M^T (I - s diag(p) M A^-1 M^T)^-1, with s = 1 - shrinkage
+    eye = torch.eye(classes, dtype=inner.dtype, device=inner.device)
+    middle = eye - (1 - shrinkage) * shares[:, :, None] * inner
+    coefficients = torch.linalg.lstsq(middle.mT, scaled).solution  # (P, C, d)
+    offsets = shares.log() - 0.5 * (coefficients * means).sum(2)
+    return LinearHeads.rotated(data, _contrast(coefficients), _contrast(offsets))
+
+
+def _contrast(values: Tensor) -> Tensor:
+    """Two classes need one output, their difference."""
+    return values[:, 1:] - values[:, :1] if values.shape[1] == 2 else values
+
+
+def least_squares(
+    data: Design, labels: Int[Tensor, "rows problems"], *, classes: int, l2: Float[Tensor, " problems"]
+) -> LinearHeads:
+    """Ridge regression on +1 and -1: min sum_r w_r (y - x b - c)^2 / 2 + l2 / 2 |b|^2 for each class."""
+    means, shares = class_means(data, labels, classes)
+    targets = 2 * shares[..., None] * means  # weighted sum of (rows less mean) * (+1 or -1), (P, C, d)
+    coefficients = targets / (data.variances + l2[:, None])[:, None]
+    offsets = 2 * shares - 1
+    if classes == 2:
+        coefficients, offsets = coefficients[:, 1:], offsets[:, 1:]
+    return LinearHeads.rotated(data, coefficients, offsets)
