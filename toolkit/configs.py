@@ -10,7 +10,7 @@ from toolkit.errors import require, unknown
 
 ARCHITECTURES = ("l1", "topk", "batchtopk", "jumprelu", "gated", "matryoshka")
 WITH_K = ("topk", "batchtopk", "matryoshka")
-TARGETS = ("tms", "embedding", "gpt2-embedding")
+TARGETS = ("tms", "embedding", "gpt2-embedding", "activations")
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -145,8 +145,10 @@ class SAEConfig:
 class EmbeddingConfig:
     """The rows of a language model's token embedding, as data for an SAE."""
 
-    model: str = "gpt2"
-    """A model's hub name or a folder that holds one (any that transformer_lens.TransformerBridge boots)."""
+    model: str = "tiny-gpt2"
+    """tiny-gpt2 (ships), a hub name or a folder (any that transformer_lens.TransformerBridge boots)."""
+    revision: str = ""
+    """A checkpoint of the model: of tiny-gpt2 or a training folder one such as step_0, of a hub name its revision."""
     centre: bool = True
     """Subtract the mean row before fitting; folded into the saved SAE, which takes raw rows."""
     unit_norm: bool = False
@@ -159,6 +161,41 @@ class EmbeddingConfig:
     def __post_init__(self) -> None:
         require(0 <= self.held_out < 1, f"held_out must lie in [0, 1), got {self.held_out}: a share of the tokens")
         require(bool(self.model), "model must be a hub name or a folder, got an empty string")
+
+
+@dataclass(frozen=True)
+class ActivationsConfig:
+    """A language model's activations over a corpus, as data for an SAE."""
+
+    model: str = "tiny-gpt2"
+    """tiny-gpt2 (ships), a hub name or a folder (any that transformer_lens.TransformerBridge boots)."""
+    revision: str = ""
+    """A checkpoint of the model: of tiny-gpt2 or a training folder one such as step_0, of a hub name its revision."""
+    hook: str = ""
+    """Where they are read, by TransformerLens's names: blocks.3.hook_resid_post is the stream after block 3."""
+    corpus: str = ""
+    """A text or CoNLL-U file, a folder of them, nltk:NAME (a corpus NLTK finds) or hf:NAME[:CONFIG][:SPLIT]."""
+    context: int = 256
+    """Tokens in a window, its beginning token included; no more than the model reads."""
+    forward_batch: int = 4096
+    """Tokens in a forward pass, padding included; two cores gain nothing beyond, a GPU wants more."""
+    rows: int = 0
+    """Stop harvesting after the document in which this many rows are reached; 0 takes the whole corpus."""
+    held_out: float = 0.1
+    """Share of documents kept out of training, in [0, 1); cross-entropy is measured on them."""
+    cache: str = ""
+    """Folder that keeps activations for later runs, float16; empty: activations/ in --out. Any part may be deleted."""
+    sae: str = ""
+    """Evaluate this SAE instead of training one: a folder in sae-lens's format, or release:id of its public list."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.held_out < 1, f"held_out must lie in [0, 1), got {self.held_out}: a share of the documents")
+        require(bool(self.model), "model must be a hub name or a folder, got an empty string")
+        _whole(self, "context", "forward_batch")
+        require(
+            isinstance(self.rows, int) and 0 <= self.rows <= _LARGEST_SIZE,
+            f"rows must be a whole number, got {self.rows}: how many to harvest, 0 for all",
+        )
 
 
 @dataclass(frozen=True)

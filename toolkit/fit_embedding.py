@@ -10,20 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from toolkit import corpora, figures, metrics
+from toolkit import corpora, figures
 from toolkit.configs import EmbeddingConfig, to_dict
 from toolkit.devices import progress_bar, resolve
 from toolkit.errors import require
 from toolkit.language import Embedding, load_embedding
 from toolkit.runs import Run, open_run, write_json, writing
 from toolkit.sae import SAE, fit_sae
+from toolkit.sae_scores import score_rows, typical_rows
 from toolkit.targets import rows_target
-
-SAMPLED = 12
-"""Latents whose most typical tokens are shown."""
-TYPICAL = 10
-"""Tokens shown for each."""
-_CHUNK = 4096
 
 
 @dataclass(frozen=True)
@@ -98,69 +93,29 @@ def fit(settings: dict[str, Any]) -> None:
     print(f"written: {done}")
 
 
-@torch.no_grad()
 def measure(sae: SAE, rows: Rows) -> dict[str, Any]:
-    """Scores on training and held-out tokens, and how often each latent fires on the training tokens."""
+    """FVU, L0 and dead latents on trained and held-out tokens; `shares`: how often each latent is active."""
     found: dict[str, Any] = {}
     for name, index in (("", rows.train), ("_held_out", rows.held_out)):
-        rebuilt, active, counts = _pass(sae, rows.raw[index])
-        found |= {f"{key}{name}": value for key, value in _fvus(rows, index, rebuilt).items()}
-        found[f"l0{name}"] = active.mean().item()
+        weights = None if rows.weights is None else rows.weights[index]
+        scores = score_rows(sae, [rows.raw[index]], weights)
+        found |= {f"fvu{name}": scores.fvu, f"fvu_zero{name}": scores.fvu_zero}
+        if weights is not None:
+            found |= {f"fvu_weighted{name}": scores.fvu_weighted, f"fvu_zero_weighted{name}": scores.fvu_zero_weighted}
+        found[f"l0{name}"] = scores.l0
         if index is rows.train:
-            found["dead"] = (counts == 0).float().mean().item()
-            found["shares"] = counts / len(index)
+            found["dead"] = (scores.counts == 0).float().mean().item()
+            found["shares"] = scores.counts / len(index)
     if rows.weights is not None:
         found["effective_tokens"] = corpora.effective_size(rows.weights)
     return found
 
 
-def _fvus(rows: Rows, index: Tensor, rebuilt: Tensor) -> dict[str, float]:
-    """FVU about the mean and about zero, weighted by token frequency too where it is known; NaN without rows."""
-    x = rows.raw[index]
-    found = {"fvu": metrics.fvu(x, rebuilt), "fvu_zero": metrics.fvu(x, rebuilt, about="zero")}
-    if rows.weights is not None:
-        weights = rows.weights[index]
-        found["fvu_weighted"] = metrics.fvu(x, rebuilt, weights=weights)
-        found["fvu_zero_weighted"] = metrics.fvu(x, rebuilt, about="zero", weights=weights)
-    return found
-
-
-def _pass(sae: SAE, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Reconstruction, active latents of each row, and rows on which each latent is active; streamed over rows."""
-    device = sae.W_dec.device
-    rebuilt, active = torch.empty_like(x), torch.empty(len(x))
-    counts = torch.zeros(sae.config.width)
-    for start in range(0, len(x), _CHUNK):
-        chunk = slice(start, start + _CHUNK)
-        latents = sae.encode(x[chunk].to(device)[None])
-        rebuilt[chunk] = sae.decode(latents)[0].cpu()
-        active[chunk] = (latents[0] > 0).sum(1).cpu().float()
-        counts += (latents[0] > 0).sum(0).cpu()
-    return rebuilt, active, counts
-
-
-@torch.no_grad()
 def typical_tokens(sae: SAE, rows: Rows, embedding: Embedding, shares: Tensor, *, seed: int) -> list[dict[str, Any]]:
     """For a sample of live latents, the ten tokens that activate each most."""
-    alive = shares.nonzero().flatten().numpy()
-    chosen = np.sort(np.random.default_rng([seed, 5]).permutation(alive)[:SAMPLED])
-    device = sae.W_dec.device
-    values = []
-    for start in range(0, len(rows.raw), _CHUNK):
-        latents = sae.encode(rows.raw[start : start + _CHUNK].to(device)[None])[0]
-        values.append(latents[:, torch.from_numpy(chosen).to(device)].cpu())
-    top = torch.cat(values).topk(min(TYPICAL, len(rows.raw)), dim=0)
     return [
-        {
-            "latent": int(latent),
-            "share": shares[latent].item(),
-            "tokens": [
-                embedding.token(int(token))
-                for token, value in zip(top.indices[:, at], top.values[:, at], strict=True)
-                if value > 0
-            ],
-        }
-        for at, latent in enumerate(chosen)
+        {"latent": found.latent, "share": found.share, "tokens": [embedding.token(int(token)) for token in found.rows]}
+        for found in typical_rows(sae, [rows.raw], shares, seed=seed)
     ]
 
 

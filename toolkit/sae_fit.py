@@ -1,7 +1,8 @@
-"""The main command: fit sparse autoencoders to toy models or to a real model's embedding.
+"""The main command: fit sparse autoencoders to toy models, to a real model's embedding or to its activations.
 
 python -m toolkit.sae_fit --target tms
 python -m toolkit.sae_fit --target embedding --model FOLDER_OR_NAME --architecture topk --k 32 --width 2304
+python -m toolkit.sae_fit --target activations --hook blocks.2.hook_resid_post --corpus nltk:movie_reviews
 """
 
 import io
@@ -12,19 +13,23 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from toolkit import flags
-from toolkit.configs import PRESETS, TARGETS, EmbeddingConfig, RunConfig, SAEConfig
+from toolkit.configs import PRESETS, TARGETS, ActivationsConfig, EmbeddingConfig, RunConfig, SAEConfig
 from toolkit.errors import UserError, require, unknown
 
 PROG = "python -m toolkit.sae_fit"
-EPILOG = "tms also takes --preset; embedding takes --model and what follows it. gpt2-embedding = embedding of gpt2."
+DESCRIPTION = (
+    "Fit sparse autoencoders to toy models of superposition, to a language model's embedding or to its activations. "
+    "tms also takes --preset; embedding and activations take --model and what follows it. "
+    "gpt2-embedding = embedding of gpt2."
+)
 
 
 @dataclass(frozen=True)
 class TargetConfig:
     """What to fit."""
 
-    target: Literal["tms", "embedding", "gpt2-embedding"] | None = None
-    """tms: toy models, where the truth is known; embedding: that of --model; gpt2-embedding: that of gpt2."""
+    target: Literal["tms", "embedding", "gpt2-embedding", "activations"] | None = None
+    """tms: toy models, where the truth is known; embedding, activations: of --model; gpt2-embedding: that of gpt2."""
     preset: Literal["pentagon", "geometry"] = "pentagon"
     """Settings that belong together (tms): pentagon n=5, m=2; geometry n=400, m=30. Other flags change them."""
 
@@ -42,8 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = settings_from(sys.argv[1:] if argv is None else argv)
         if settings["what"].target == "tms":
             from toolkit.fit_tms import fit
-        else:
+        elif settings["what"].target == "embedding":
             from toolkit.fit_embedding import fit
+        else:
+            from toolkit.fit_activations import fit
         fit(settings)
         return 0
     except UserError as error:
@@ -64,26 +71,43 @@ def settings_from(argv: Sequence[str]) -> dict[str, Any]:
         UserError: an unknown or missing target, preset, flag or value, or settings that contradict each other.
     """
     what = _what(argv)
-    preset = PRESETS[what.preset]
-    toys: dict[str, Any] = {"toy": preset.toy, "training": preset.training}
-    rows: dict[str, Any] = {"embedding": EmbeddingConfig()}
     asks_help = "--help" in argv or "-h" in argv
-    is_tms = what.target == "tms"
     require(asks_help or what.target is not None, f"--target is missing: give one of {', '.join(TARGETS)}")
-    groups = {**(toys if is_tms or asks_help else {}), **({} if is_tms and not asks_help else rows)}
-    sae = preset.sae if is_tms else SAEConfig()
-    other = "--target embedding" if is_tms else "--target tms"
-    names = [f.name for group in {**toys, **rows}.values() for f in fields(group)]
-    elsewhere = {flags.flag_of(prefix + name): other for name in names for prefix in ("", "no")}
+    groups = _groups(what)
+    # Help without a target shows every flag; embedding and activations share some, so the latter have a page apart.
+    own = groups[what.target] if what.target else {**groups["tms"], **groups["embedding"]}
+    sae = PRESETS[what.preset].sae if what.target == "tms" else SAEConfig()
     parsed = flags.parse(
         argv,
-        {"what": what, **groups, "sae": sae, "run": RunConfig()},
+        {"what": what, **own, "sae": sae, "run": RunConfig()},
         prog=PROG,
-        description="Fit sparse autoencoders to toy models of superposition or to a language model's embedding. "
-        + EPILOG,
-        elsewhere=elsewhere,
+        description=DESCRIPTION,
+        elsewhere=_elsewhere(groups, own),
+        also={} if what.target else groups["activations"],
     )
     return _resolved(parsed, argv)
+
+
+def _groups(what: TargetConfig) -> dict[str, dict[str, Any]]:
+    """Settings that each target takes beside those of the SAE and the run."""
+    preset = PRESETS[what.preset]
+    return {
+        "tms": {"toy": preset.toy, "training": preset.training},
+        "embedding": {"embedding": EmbeddingConfig()},
+        "gpt2-embedding": {"embedding": EmbeddingConfig(model="gpt2")},
+        "activations": {"activations": ActivationsConfig()},
+    }
+
+
+def _elsewhere(groups: dict[str, dict[str, Any]], own: dict[str, Any]) -> dict[str, str]:
+    """Flags of other targets, with the targets that take them."""
+    mine = {f.name for group in own.values() for f in fields(group)}
+    owners: dict[str, list[str]] = {}
+    for target, theirs in groups.items():
+        for name in {f.name for group in theirs.values() for f in fields(group)} - mine:
+            if target != "gpt2-embedding":
+                owners.setdefault(name, []).append(f"--target {target}")
+    return {flags.flag_of(no + name): " or ".join(found) for name, found in owners.items() for no in ("", "no")}
 
 
 def _what(argv: Sequence[str]) -> TargetConfig:

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numba
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from toolkit.errors import require
@@ -90,9 +91,37 @@ def rows_target(
     return Target(name, x.shape[1], 1, batches)
 
 
+def mapped_target(
+    rows: Float[np.ndarray, "rows d"],
+    index: Int[np.ndarray, " some"],
+    *,
+    mean: Float[Tensor, " d"],
+    scale: float,
+    seed: int = 0,
+    name: str = "rows",
+) -> Target:
+    """(row - mean) * scale for some rows of a memory-mapped matrix, each once an epoch in a new order.
+
+    Only a step's rows are read, in the order in which they lie; an epoch's order takes eight bytes a row.
+    """
+
+    def batches(step: int, count: int) -> Tensor:
+        chosen = np.sort(index[_epoch_rows(len(index), step * count, count, seed)])
+        x = torch.from_numpy(np.asarray(rows[chosen])).float()
+        return ((x - mean) * scale)[None]  # (rows, d) -> (1, rows, d)
+
+    return Target(name, rows.shape[1], 1, batches)
+
+
 def _epoch_rows(count: int, first: int, rows: int, seed: int) -> np.ndarray:
     """Positions first .. first + rows of an endless stream in which every epoch is a fresh permutation."""
     epochs = range(first // count, (first + rows - 1) // count + 1)
-    order = np.concatenate([np.random.default_rng([seed, 0, epoch]).permutation(count) for epoch in epochs])
-    start = first - epochs[0] * count
-    return order[start : start + rows]
+    start, stop = first - epochs[0] * count, first + rows - epochs[0] * count
+    orders = [_order(count, seed, epoch) for epoch in epochs]
+    return orders[0][start:stop] if len(orders) == 1 else np.concatenate(orders)[start:stop]
+
+
+@lru_cache(maxsize=2)
+def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """One epoch's order; kept, because the next step wants it again."""
+    return np.random.default_rng([seed, 0, epoch]).permutation(count)

@@ -1,0 +1,135 @@
+"""What a fit to activations reports: rows rebuilt, the model's loss with the SAE spliced in, latents in context."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from toolkit.activations import Activations
+from toolkit.language import ascii_safe
+from toolkit.sae import SAE, LoadedSAE
+from toolkit.sae_scores import score_rows, typical_rows
+from toolkit.splicing import SpliceReport
+
+MEASURED = 2**18
+"""Rows of each part that are measured at most, evenly spaced: FVU, L0 and the share of rows a latent is active on."""
+_PIECE = 2**14
+_BEFORE, _AFTER = 6, 3
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Rows at one hook made ready to fit: (raw - mean) * scale."""
+
+    raw: Float[np.ndarray, "rows d"]
+    """Memory-mapped, float16: what the saved SAE takes."""
+    mean: Float[Tensor, " d"]
+    """Mean of the rows trained on, or of all where none are."""
+    scale: float
+    """Brings the mean square of those rows about their mean to d."""
+    train: Int[np.ndarray, " train"]
+    """Rows trained on; none where an SAE was given."""
+    held_out: Int[np.ndarray, " held"]
+    """Rows of the other documents."""
+    judged: Int[np.ndarray, " documents"]
+    """Documents to run the model on, in random order: those held out, or all where none are."""
+
+
+def pieces(raw: Float[np.ndarray, "rows d"], index: Int[np.ndarray, " some"]) -> Iterator[Float[Tensor, "_ d"]]:
+    """Some rows of a memory-mapped matrix in float32, a few thousand at a time."""
+    for start in range(0, len(index), _PIECE):
+        yield torch.from_numpy(np.asarray(raw[index[start : start + _PIECE]])).float()
+
+
+def _spaced(index: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " some"]:
+    return index[:: -(-len(index) // MEASURED) or 1]
+
+
+def measure(sae: SAE | LoadedSAE, stream: Stream) -> dict[str, Any]:
+    """FVU and L0 of rows trained on and held out, NaN where there are none; dead latents, how often each is active."""
+    found: dict[str, Any] = {"scale": stream.scale}
+    for name, index in (("", stream.train), ("_held_out", stream.held_out)):
+        scores = score_rows(sae, pieces(stream.raw, _spaced(index)))
+        found |= {f"fvu{name}": scores.fvu, f"fvu_zero{name}": scores.fvu_zero}
+        found |= {f"l0{name}": scores.l0, f"rows{name}": len(index)}
+        if scores.rows and "shares" not in found:
+            found |= {"dead": (scores.counts == 0).float().mean().item(), "shares": scores.counts / scores.rows}
+    return found
+
+
+def typical_tokens(
+    sae: SAE | LoadedSAE, stream: Stream, found: Activations, tokenizer: Any, shares: Tensor, *, seed: int
+) -> list[dict[str, Any]]:
+    """For a sample of live latents, the ten tokens that activate each most, alone and with the text round them."""
+    index = _spaced(stream.train if len(stream.train) else stream.held_out)
+    said = []
+    for typical in typical_rows(sae, pieces(stream.raw, index), shares, seed=seed):
+        texts = [in_context(found, tokenizer, int(row)) for row in index[typical.rows]]
+        tokens = [ascii_safe(tokenizer.decode([int(found.tokens[row])])) for row in index[typical.rows]]
+        said.append({"latent": typical.latent, "share": typical.share, "tokens": tokens, "contexts": texts})
+    return said
+
+
+def in_context(found: Activations, tokenizer: Any, row: int) -> str:
+    """A row's token between » «, with a few tokens of its document before and after it."""
+    same = slice(max(0, row - _BEFORE), row + _AFTER + 1)
+    inside = np.flatnonzero(found.documents[same] == found.documents[row]) + same.start
+    parts = (inside[inside < row], [row], inside[inside > row])
+    before, token, after = (tokenizer.decode(found.tokens[part].tolist()) for part in parts)
+    return ascii_safe(f"{before}»{token}«{after}")
+
+
+def numbers(splice: SpliceReport) -> dict[str, Any]:
+    """The report under names of its own, the hook apart."""
+    return {f"ce_{key}" if key != "kl" else key: value for key, value in asdict(splice).items() if key != "hook"}
+
+
+def table(
+    found: Activations,
+    hook: str,
+    sae: SAE | LoadedSAE,
+    stream: Stream,
+    measured: dict[str, Any],
+    splice: SpliceReport,
+    typical: list[dict[str, Any]],
+) -> str:
+    """The scores and the sample of latents as text."""
+    counted, width = found.counted, sae.W_dec.shape[1]
+    steps = f"{sae.config.steps} steps of {sae.config.batch} rows" if isinstance(sae, SAE) else f"from {sae.source}"
+    kind = sae.config.architecture if isinstance(sae, SAE) else sae.architecture
+    lines = [
+        f"{hook} of {found.model}: {counted.rows:,} tokens x {stream.raw.shape[1]}, {counted.documents:,} documents; "
+        f"{len(stream.train):,} trained on, {len(stream.held_out):,} held out by document",
+        f"masked: {counted.special:,} special tokens, {counted.padding:,} places of padding",
+        f"{kind}, width {width}, {steps}",
+        "",
+        f"{'':24}{'trained on':>12}{'held out':>12}",
+    ]
+    for label, key in (("FVU about the mean", "fvu{}"), ("FVU about zero", "fvu_zero{}"), ("L0", "l0{}")):
+        cells = [measured[key.format(part)] for part in ("", "_held_out")]
+        lines.append(f"{label:24}" + "".join(f"{cell:12.4f}" for cell in cells))
+    lines += [f"{'dead latents':24}{measured['dead']:12.2%}", "", *loss_lines(splice, bool(len(stream.held_out))), ""]
+    for latent in typical:
+        lines.append(f"latent {latent['latent']}, active on {latent['share']:.3%}")
+        lines += [f"    {json.dumps(text, ensure_ascii=False)}" for text in latent["contexts"][:3]]
+    return "\n".join(lines)
+
+
+def loss_lines(splice: SpliceReport, held_out: bool) -> list[str]:
+    """Cross-entropies and the shares recovered, as lines of a table."""
+
+    def share(value: float | None) -> str:
+        return f"{value:12.2%}" if value is not None else f"{'none':>12}"
+
+    where = "held out" if held_out else "trained on"
+    rows = [("clean", splice.clean, ""), ("SAE spliced in", splice.spliced, "")]
+    rows += [("zero-ablated", splice.zero_ablated, share(splice.recovered_zero))]
+    rows += [("mean-ablated", splice.mean_ablated, share(splice.recovered_mean))]
+    head = f"{'cross-entropy, nats':24}{where:>12}{'recovered':>12}   ({splice.predictions:,} predictions)"
+    lines = [head, *(f"{label:24}{value:12.4f}{extra}" for label, value, extra in rows)]
+    return [*lines, f"{'KL(clean || spliced)':24}{splice.kl:12.4f}", *([splice.why] if splice.why else [])]
