@@ -6,16 +6,16 @@ import os
 # As the command sets it, and before torch is imported; see toolkit/sae_fit.py.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
-from benchmarks import embedding_saes, quadrature, sparse_codes, toy_saes, toy_training
+from benchmarks import embedding_saes, harvest, pretraining, quadrature, sparse_codes, toy_saes, toy_training
 
-NAMES = ["toy", "quadrature", "toy-saes", "embedding", "sparse"]
+NAMES = ["toy", "quadrature", "toy-saes", "embedding", "sparse", "pretraining", "harvest"]
 
 
 def main() -> None:
     """Run the named benchmarks, or all."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*NAMES, []], default=[])
-    parser.add_argument("--model", help="model whose embedding is taken; without one, Gaussian rows of its size")
+    parser.add_argument("--model", help="model that is read; without one, Gaussian rows or tiny-gpt2")
     options = parser.parse_args()
     names = options.names or NAMES
     if "toy" in names:
@@ -28,6 +28,10 @@ def main() -> None:
         embedding_saes.report(options.model)
     if "sparse" in names:
         sparse_codes.report(options.model)
+    if "pretraining" in names:
+        pretraining.report()
+    if "harvest" in names:
+        harvest.report(options.model)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ CLASSES = (
     configs.ToyTraining,
     configs.SAEConfig,
     configs.EmbeddingConfig,
+    configs.ActivationsConfig,
     configs.RunConfig,
 )
 TOP_LEVEL = {"name", "config", "seeds", "versions", "commit", "dirty", "started", "seconds", "metrics", "checks"}

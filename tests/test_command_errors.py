@@ -39,7 +39,7 @@ def out(tmp_path):
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        ("", ["--target is missing", "tms, embedding, gpt2-embedding"]),
+        ("", ["--target is missing", "tms, embedding, gpt2-embedding, activations"]),
         ("--target", ["--target"]),
         ("--target tsm", ["unknown target 'tsm'", "did you mean 'tms'"]),
         ("--target=embeding", ["unknown target 'embeding'", "did you mean 'embedding'"]),

@@ -11,6 +11,7 @@ from test_command import CLASSES
 
 from experiments.running import How
 from toolkit.flags import flag_of
+from toolkit.pretrain_config import PretrainConfig, PretrainRun
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -36,6 +37,7 @@ def test_the_map_names_every_file_of_a_room_and_no_other(folder: str) -> None:
 
 
 def test_the_commands_shown_are_flags_that_exist() -> None:
-    known = {flag_of(field.name) for cls in (*CLASSES, How) for field in fields(cls)} | {"--help", "--to"}
+    classes = (*CLASSES, How, PretrainConfig, PretrainRun)
+    known = {flag_of(field.name) for cls in classes for field in fields(cls)} | {"--help", "--to"}
     shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README))
     assert shown <= known
