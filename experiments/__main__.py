@@ -47,8 +47,9 @@ def _parse(argv: Sequence[str]) -> Namespace:
     running.add_argument("--seed", type=int, default=0, help="every draw follows from it (default: 0)")
     running.add_argument("--resume", action="store_true", help="go on with the newest unfinished run of each")
     running.add_argument("--quiet", action="store_true", help="no progress bars")
-    running.add_argument("--model", default="", metavar="MODEL", help="folder or hub name, for embedding/*")
+    running.add_argument("--model", default="", metavar="MODEL", help="folder or hub name (embedding/*: tiny-gpt2)")
     running.add_argument("--frequencies", default="", metavar="FILE", help="text (.txt, .txt.gz) to count tokens in")
+    running.add_argument("--corpus", default="", metavar="TEXT", help="file, folder, nltk:NAME or hf:NAME to train on")
     reporting = actions.add_parser("report", help="one page over everything that has run")
     reporting.set_defaults(action=_report)
     reporting.add_argument("--to", default="", metavar="FILE", help="the page (default: report.html in --out)")
@@ -70,7 +71,10 @@ def _list(chosen: Namespace) -> int:
     for e in known:
         times = "  ".join(f"{duration(e.seconds[scale]):>7}" for scale in SCALES)
         print(f"{e.row:4}{e.name:{width}}  {times}  {e.claim}")
-    print("\nTimes on two cores; those of rows E, which take --model MODEL, for an embedding of 49,152 x 576.")
+    print(
+        "\nTimes on two cores. Rows E are about tiny-gpt2 unless --model MODEL names another; E6 and E7 need --corpus."
+    )
+    print("At scale paper rows E need --model: E1 to E4 are timed for 49,152 x 576, E5 to E7 for GPT-2 on one GPU.")
     print(f"{PROG} run NAME --scale smoke | default | paper")
     return 0
 
@@ -89,8 +93,8 @@ def _run(chosen: Namespace) -> int:
     settings = {name: getattr(chosen, name) for name in How.__dataclass_fields__}
     how = How(**settings)
     wanted, left_out = runnable(chosen.names, how)
-    if left_out:
-        print(f"left out, for want of a model (--model FOLDER or a hub name): {', '.join(left_out)}")
+    for why in dict.fromkeys(left_out.values()):
+        print(f"left out, {', '.join(name for name in left_out if left_out[name] == why)}: {why}")
     if how.scale == "paper" or len(wanted) > 1:
         total = sum(e.seconds[how.scale] for e, _ in wanted)
         print(f"{len(wanted)} at scale {how.scale}: about {duration(total)} on two cores")

@@ -62,7 +62,8 @@ class Experiment:
     scales: Mapping[str, Any]
     """Settings, a frozen dataclass, for each of SCALES."""
     seconds: Mapping[str, float]
-    """How long each scale takes on two cores; where a model is given, for one of SmolLM2's size (49,152 x 576)."""
+    """How long each scale takes on two cores, or on the machine that its docstring names; rows E at scale default with
+    tiny-gpt2, E1 to E4 at scale paper with an embedding of 49,152 x 576."""
     cells: Callable[[Any], Sequence[Cell]]
     """settings -> the cells."""
     measure: Callable[[Any, Cell, int], Measured]
@@ -73,6 +74,8 @@ class Experiment:
     """Smoke settings with the effect taken away: a test sees that checks then fail."""
     group: str = "toy"
     """The folder it lives in."""
+    lacks: Callable[[Any], str] = lambda settings: ""
+    """settings -> what its model does not have and it cannot do without, such as checkpoints, in one line; else ""."""
 
     def __post_init__(self) -> None:
         for given, what in ((self.scales, "settings"), (self.seconds, "seconds")):
@@ -94,8 +97,12 @@ class Experiment:
         return all(hasattr(settings, setting) for settings in self.scales.values())
 
     def needs_model(self, scale: str) -> bool:
-        """Whether it must be given a model; at scale smoke a planted embedding takes the model's place."""
-        return scale != "smoke" and self.takes("model")
+        """Whether it must be given a model: it takes one and this scale, not planting its own, names none."""
+        return scale != "smoke" and self.takes("model") and not self.settings(scale).model
+
+    def needs_corpus(self, scale: str, model: str) -> bool:
+        """Whether it must be given text; scale smoke writes its own, unless it is given a model."""
+        return self.takes("corpus") and (scale != "smoke" or bool(model))
 
 
 def register(experiment: Experiment) -> Experiment:

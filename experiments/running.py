@@ -14,14 +14,18 @@ from experiments.report import write_figures
 from experiments.static import draw
 from experiments.sweep import CELLS, sweep
 from toolkit.configs import to_dict
+from toolkit.corpora import documents
 from toolkit.errors import UserError, require
 from toolkit.language import check_model
 from toolkit.runs import Run, open_run, plain, versions, write_json, writing
 
-_GIVEN = ("model", "frequencies")
+_GIVEN = ("model", "frequencies", "corpus")
 FIGURES = "figures.json"
 """The figures of a run as data, beside their drawings."""
 WITHOUT_MODEL = "no model given: --model takes a folder or a hub name such as gpt2 (--scale smoke plants its own)"
+WITHOUT_CORPUS = (
+    "no corpus given: --corpus takes a text file, a folder, nltk:NAME or hf:NAME (--scale smoke writes its own text)"
+)
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,15 @@ class How:
     """Hub name or folder of a language model, for experiments on its embedding."""
     frequencies: str = ""
     """Text file that its tokens are counted in."""
+    corpus: str = ""
+    """Text to train on, as toolkit.corpora.documents takes it."""
 
     def __post_init__(self) -> None:
         require(self.workers >= 1, f"--workers must be at least 1, got {self.workers}")
         require(0 <= self.seed < 2**31, f"--seed must be a whole number in [0, 2**31), got {self.seed}")
-        require(bool(self.model) or not self.frequencies, "--frequencies needs --model, whose tokens it counts")
+        for name, use in (("frequencies", "whose tokens it counts"), ("corpus", "which is to read it")):
+            planted = self.scale == "smoke" and not self.model
+            require(not (planted and getattr(self, name)), f"--{name} at scale smoke needs --model, {use}")
         require(
             not self.frequencies or Path(self.frequencies).is_file(),
             f"no text file at {self.frequencies}: --frequencies takes a .txt or .txt.gz file",
@@ -100,36 +108,60 @@ def settings_of(experiment: Experiment, how: How) -> Any:
     """The settings of a scale with the model and the text that the user gave.
 
     Raises:
-        UserError: an unknown scale, or no model for an experiment that needs one, or one for an experiment without.
+        UserError: an unknown scale, or no model or text for an experiment that needs one, or one for an experiment
+            without.
     """
     settings = experiment.settings(how.scale)
-    require(bool(how.model) or not experiment.needs_model(how.scale), f"{experiment.name}: {WITHOUT_MODEL}")
-    given = {name: value for name in _GIVEN if (value := getattr(how, name))}
-    for name, value in given.items():
+    _refuse_untaken(experiment, how)
+    require(not (lacking := _lacking(experiment, how)), f"{experiment.name}: {lacking}")
+    return replace(settings, **_given(how))
+
+
+def _given(how: How) -> dict[str, Any]:
+    return {name: value for name in _GIVEN if (value := getattr(how, name))}
+
+
+def _refuse_untaken(experiment: Experiment, how: How) -> None:
+    for name, value in _given(how).items():
         require(experiment.takes(name), f"{experiment.name} takes no --{name}, got {value!r}: leave it out")
-    return replace(settings, **given)
 
 
-def runnable(names: Sequence[str], how: How) -> tuple[list[tuple[Experiment, How]], list[str]]:
-    """What names and patterns mean, each with what it takes, and the names of those left out for want of a model.
+def runnable(names: Sequence[str], how: How) -> tuple[list[tuple[Experiment, How]], dict[str, str]]:
+    """What names and patterns mean, each with what it takes, and the names of those left out, each with the reason.
 
     A pattern runs what can be run; an experiment asked for by its own name must get what it needs and no more.
 
     Raises:
-        UserError: see `settings_of`; also where nothing is left to run, or nothing of it takes the model given.
+        UserError: see `settings_of`; also where nothing is left to run, or nothing of it takes what is given, or that
+            cannot be read.
     """
     wanted = chosen(names)
     by_name = [e for e in wanted if named(names, e)]
-    left_out = [e.name for e in wanted if e not in by_name and e.needs_model(how.scale) and not how.model]
-    kept = [(e, how if e in by_name else _without(how, e)) for e in wanted if e.name not in left_out]
-    require(bool(kept), f"{', '.join(left_out)}: {WITHOUT_MODEL}")
-    for experiment, its in kept:
-        settings_of(experiment, its)
-    taken = any(e.takes("model") for e in wanted)
-    require(taken or not how.model, f"none of {', '.join(names)} takes --model, got {how.model!r}: leave it out")
+    each = [(e, how if e in by_name else _without(how, e)) for e in wanted]
+    for experiment, its in each:
+        _refuse_untaken(experiment, its)
+    for name, value in _given(how).items():
+        taken = any(e.takes(name) for e in wanted)
+        require(taken, f"none of {', '.join(names)} takes --{name}, got {value!r}: leave it out")
     if how.model:
         check_model(how.model)
+    if how.corpus:
+        documents(how.corpus)
+    left_out = {e.name: why for e, its in each if e not in by_name and (why := _lacking(e, its))}
+    kept = [(e, its) for e, its in each if e.name not in left_out]
+    require(bool(kept), "; ".join(f"{name}: {why}" for name, why in left_out.items()))
+    for experiment, its in kept:
+        settings_of(experiment, its)
     return kept, left_out
+
+
+def _lacking(experiment: Experiment, how: How) -> str:
+    """What it cannot run without and was not given."""
+    if experiment.needs_model(how.scale) and not how.model:
+        return WITHOUT_MODEL
+    if experiment.needs_corpus(how.scale, how.model) and not how.corpus:
+        return WITHOUT_CORPUS
+    return experiment.lacks(replace(experiment.settings(how.scale), **_given(how)))
 
 
 def _without(how: How, experiment: Experiment) -> How:

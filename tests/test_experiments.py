@@ -20,7 +20,7 @@ ROWS = [
     "U3",
     "S1",
     "S2",
-    *(f"E{i}" for i in range(1, 5)),
+    *(f"E{i}" for i in range(1, 8)),
 ]
 
 
@@ -80,12 +80,24 @@ def test_a_name_or_a_row_that_is_taken_is_refused():
         replace(pentagon, scales={"smoke": pentagon.scales["smoke"]})
 
 
-def test_only_experiments_on_an_embedding_take_a_model_and_plant_one_at_smoke_scale():
+def test_only_experiments_on_an_embedding_take_a_model_planted_at_smoke_scale_and_shipped_at_default():
     for experiment in ALL:
         assert experiment.takes("model") == (experiment.group == "embedding")
-        assert [experiment.needs_model(scale) for scale in registry.SCALES] == [False, *2 * [experiment.takes("model")]]
+        assert [experiment.needs_model(scale) for scale in registry.SCALES] == [False, False, experiment.takes("model")]
         if experiment.takes("model"):
-            assert {settings.model for settings in (*experiment.scales.values(), experiment.broken)} == {""}
+            models = {scale: settings.model for scale, settings in experiment.scales.items()}
+            assert models == {"smoke": "", "default": "tiny-gpt2", "paper": ""}
+            assert experiment.broken.model == ""
+
+
+def test_only_what_trains_on_text_takes_a_corpus_and_writes_its_own_at_smoke_scale_unless_a_model_is_to_read_it():
+    readers = [e for e in ALL if e.takes("corpus")]
+    assert [e.row for e in readers] == ["E6", "E7"]
+    for experiment in readers:
+        assert [experiment.needs_corpus(scale, "") for scale in registry.SCALES] == [False, True, True]
+        assert experiment.needs_corpus("smoke", "tiny-gpt2")
+        assert {settings.corpus for settings in (*experiment.scales.values(), experiment.broken)} == {""}
+    assert not any(e.needs_corpus("default", "tiny-gpt2") for e in ALL if e not in readers)
 
 
 def test_names_and_patterns():

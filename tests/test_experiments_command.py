@@ -107,7 +107,7 @@ def test_paper_scale_says_its_estimate_first(run, planted, tmp_path):
         (["run", "pentagon", "--workers", "0"], "--workers must be at least 1, got 0"),
         (["run", "pentagon", "--workers", "two"], "invalid int value: 'two'"),
         (
-            ["run", "outside-superposition"],
+            ["run", "outside-superposition", "--scale", "paper"],
             "outside-superposition: no model given: --model takes a folder or a hub name such as gpt2",
         ),
         (["run", "embedding/*", "--scale", "paper"], "outside-superposition: no model given"),
@@ -115,7 +115,16 @@ def test_paper_scale_says_its_estimate_first(run, planted, tmp_path):
         (["run", "toy/*", "--model", "x"], "none of toy/* takes --model, got 'x'"),
         (["run", "outside-superposition", "pentagon", "--model", "x"], "pentagon takes no --model"),
         (["run", "outside-superposition", "--model", "./none"], "no model at ./none: expected a folder"),
-        (["run", "outside-superposition", "--frequencies", "x"], "--frequencies needs --model"),
+        (
+            ["run", "basis-pursuit", "--scale", "smoke", "--frequencies", "x"],
+            "--frequencies at scale smoke needs --model, whose tokens it counts",
+        ),
+        (["run", "one-row", "--scale", "smoke", "--corpus", "x"], "--corpus at scale smoke needs --model"),
+        (["run", "outside-superposition", "--frequencies", "x"], "no text file at x"),
+        (["run", "one-row"], "one-row: no corpus given: --corpus takes a text file, a folder, nltk:NAME or hf:NAME"),
+        (["run", "frozen-embedding", "pentagon", "--corpus", "x"], "pentagon takes no --corpus, got 'x': leave it out"),
+        (["run", "toy/*", "--corpus", "x"], "none of toy/* takes --corpus, got 'x': leave it out"),
+        (["run", "one-row", "--corpus", "./none.txt"], "none.txt"),
         (["run", "all", "--model", "x", "--frequencies", "nothing.txt"], "no text file at nothing.txt"),
         (["run", "outside-superposition", "--scale", "smoke", "--modle", "x"], "did you mean '--model'?"),
         (["run", "pentagon", "--seed", "-1"], "--seed must be a whole number"),
@@ -155,24 +164,49 @@ def started(monkeypatch):
 
 def test_a_pattern_runs_what_can_be_run_and_says_in_one_line_what_it_leaves_out(run, started):
     code, out, _ = run("run", "all")
-    toys = [e.name for e in registry.experiments() if e.group == "toy"]
-    others = [e.name for e in registry.experiments() if e.takes("model")]
+    names = [e.name for e in registry.experiments()]
+    readers = [e.name for e in registry.experiments() if e.takes("corpus")]
+    models = [e.name for e in registry.experiments() if e.takes("model")]
     assert code == 0
-    assert list(started) == toys
-    lines = [line for line in out.splitlines() if "left out" in line]
-    assert lines == [f"left out, for want of a model (--model FOLDER or a hub name): {', '.join(others)}"]
+    assert list(started) == [name for name in names if name not in readers]
+    (line,) = (line for line in out.splitlines() if "left out" in line)
+    assert line.startswith(f"left out, {', '.join(readers)}: no corpus given: --corpus takes a text file")
+    started.clear()
+    code, out, _ = run("run", "all", "--scale", "paper")
+    assert list(started) == [name for name in names if name not in models]
+    (line,) = (line for line in out.splitlines() if "left out" in line)
+    assert line.startswith(f"left out, {', '.join(models)}: no model given: --model takes a folder")
     started.clear()
     code, out, _ = run("run", "all", "--scale", "smoke")
-    assert list(started) == [*toys, *others]
+    assert list(started) == names
     assert "left out" not in out
 
 
+def test_a_pattern_gives_the_text_to_those_that_read_it(run, started, tmp_path):
+    (tmp_path / "text.txt").write_text("a b c")
+    code, out, _ = run("run", "embedding/*", "--corpus", tmp_path / "text.txt")
+    assert code == 0
+    assert "left out" not in out
+    assert {name: getattr(settings, "corpus", None) for name, settings in started.items()} == {
+        e.name: str(tmp_path / "text.txt") if e.takes("corpus") else None
+        for e in registry.experiments()
+        if e.group == "embedding"
+    }
+
+
 def test_a_pattern_gives_the_model_to_those_that_take_it(run, started, tiny_model):
-    assert run("run", "all", "--model", tiny_model)[0] == 0
+    code, out, _ = run("run", "all", "--model", tiny_model)
+    assert code == 0
+    lacking = {"error-over-pretraining", "frozen-embedding", "one-row"}
     for experiment in registry.experiments():
-        assert getattr(started[experiment.name], "model", None) == (
-            str(tiny_model) if experiment.group == "embedding" else None
-        )
+        if experiment.name not in lacking:
+            assert getattr(started[experiment.name], "model", None) == (
+                str(tiny_model) if experiment.group == "embedding" else None
+            )
+    assert set(started) == {e.name for e in registry.experiments()} - lacking
+    lines = [line for line in out.splitlines() if line.startswith("left out, ")]
+    assert lines[0].startswith(f"left out, error-over-pretraining: {tiny_model} has no checkpoints: expected a folder")
+    assert lines[1].startswith("left out, frozen-embedding, one-row: no corpus given")
 
 
 def test_a_run_of_another_model_is_not_resumed(run, tiny_model, tmp_path):
@@ -251,6 +285,7 @@ def test_help_is_quick_and_whole():
         "--out",
         "--model",
         "--frequencies",
+        "--corpus",
     ):
         assert flag in done.stdout
     assert " torch\n" not in done.stderr  # nothing heavy is imported for it

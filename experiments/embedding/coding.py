@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +35,11 @@ class Split:
 @lru_cache(maxsize=1)
 def split(settings: Given, source: str, most: int, seed: int) -> Split:
     """Training rows and at most `most` held-out rows of the embedding or, if `source` names one, of a null of it."""
-    tokens = vocabulary(settings, seed)
+    return split_of(vocabulary(settings, seed), source, most, seed)
+
+
+def split_of(tokens: Vocabulary, source: str, most: int, seed: int) -> Split:
+    """The same of a vocabulary."""
     rows = tokens.rows if source == "observed" else getattr(nulls, source)(tokens.rows, seed=seed + 1000)
     order = torch.from_numpy(np.random.default_rng([seed, 21]).permutation(len(tokens.held_out)))
     chosen = tokens.held_out[order[:most]].sort().values
@@ -45,10 +50,12 @@ def split(settings: Given, source: str, most: int, seed: int) -> Split:
 
 
 def learned(
-    X: Float[np.ndarray, "rows d"], *, n: int, k: int, epochs: int, seed: int, weights: Tensor | None = None
-) -> Float[np.ndarray, "n d"]:
+    X: Float[np.ndarray, "rows d"], *, n: int, k: int, epochs: int, seed: int, weights: Tensor | None = None,
+    device: str = "cpu",
+) -> Float[np.ndarray, "n d"]:  # fmt: skip
     """A dictionary learned on all of X, with codes of k atoms."""
-    learner = DictionaryLearner(n_components=n, n_nonzero=k, epochs=epochs, held_out=0.0, random_state=seed)
+    how: Any = {"epochs": epochs, "held_out": 0.0, "random_state": seed, "device": device}
+    learner = DictionaryLearner(n_components=n, n_nonzero=k, **how)
     return learner.fit(X, sample_weight=None if weights is None else weights.numpy()).components_
 
 
@@ -80,14 +87,20 @@ def pursued(
 def unlearned(rows: Split, *, n: int, ks: Sequence[int], seed: int) -> dict[str, Float[Tensor, "rows ks"]]:
     """Squared errors with principal components, a subset of the rows, and Gaussian atoms of the rows' covariance."""
     train, X = rows.train, rows.held_out
-    vectors = np.linalg.eigh(train.T.astype(np.float64) @ train)[1][:, ::-1]
-    kept = np.square(X @ vectors).cumsum(1)[:, [min(k, X.shape[1]) - 1 for k in ks]]  # (rows, ks)
     gaussian = nulls.covariance_matched(torch.from_numpy(train), seed=seed + 2000).numpy()
     return {
-        "errors.components": (squares(X)[:, None] - torch.from_numpy(kept)).clamp(min=0).float(),
+        "errors.components": components(rows, ks),
         "errors.subset": pursued(X, row_subset(train, n=n, seed=seed), ks),
         "errors.gaussian": pursued(X, row_subset(gaussian, n=n, seed=seed), ks),
     }
+
+
+def components(rows: Split, ks: Sequence[int]) -> Float[Tensor, "held_out ks"]:
+    """Squared error of each held-out row on the first principal components of the training rows."""
+    X = rows.held_out
+    vectors = np.linalg.eigh(rows.train.T.astype(np.float64) @ rows.train)[1][:, ::-1]
+    kept = np.square(X @ vectors).cumsum(1)[:, [min(k, X.shape[1]) - 1 for k in ks]]  # (rows, ks)
+    return (squares(X)[:, None] - torch.from_numpy(kept)).clamp(min=0).float()
 
 
 def certified(

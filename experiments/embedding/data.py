@@ -47,6 +47,8 @@ class Vocabulary:
     """The other fifth."""
     left_out: int
     """Rows of the embedding that no token of the tokenizer stands for, such as padding; they are not in `rows`."""
+    ids: Int[Tensor, " tokens"]
+    """Where each token stands in the embedding."""
 
     @property
     def effective_tokens(self) -> float:
@@ -77,7 +79,10 @@ def _vocabulary(model: str, frequencies: str, null: str, seed: int, texts: bool)
         from experiments.embedding.planted import planted_tokens
 
         planted = planted_tokens(seed)
-        return Vocabulary(planted.rows, planted.texts, planted.weights, *_split(len(planted.rows), seed), left_out=0)
+        count = len(planted.rows)
+        return Vocabulary(
+            planted.rows, planted.texts, planted.weights, *_split(count, seed), left_out=0, ids=torch.arange(count)
+        )
     embedding = _embedding(model)
     rows, weights = embedding.rows, None
     known = _known(embedding) if texts or frequencies else torch.arange(len(rows))
@@ -85,7 +90,8 @@ def _vocabulary(model: str, frequencies: str, null: str, seed: int, texts: bool)
         counted = corpora.unigram(corpora.read_text(frequencies), embedding.tokenizer, len(rows))[known]
         weights = counted / counted.sum()
     shown = _texts(embedding.tokenizer, known.tolist()) if texts else ()
-    return Vocabulary(rows[known], shown, weights, *_split(len(known), seed), left_out=len(rows) - len(known))
+    parts = _split(len(known), seed)
+    return Vocabulary(rows[known], shown, weights, *parts, left_out=len(rows) - len(known), ids=known)
 
 
 @lru_cache(maxsize=1)

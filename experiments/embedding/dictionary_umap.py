@@ -103,7 +103,11 @@ EXPERIMENT = register(
             "the same on shuffled columns, on Gaussian rows of the same covariance and on the matrix at step 0",
             "the directions' labels permuted",
         ),
-        scales={"smoke": SMOKE, "default": Settings(), "paper": Settings(overcomplete=4.0, draws=1999)},
+        scales={
+            "smoke": SMOKE,
+            "default": Settings(model="tiny-gpt2"),
+            "paper": Settings(overcomplete=4.0, draws=1999),
+        },
         seconds={"smoke": 40, "default": 200, "paper": 600},
         cells=cells,
         measure=measure,

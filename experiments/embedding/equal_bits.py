@@ -108,7 +108,7 @@ EXPERIMENT = register(
         claim="learned atoms with pursuit leave less than an SAE's own encoder, or than rows; both can store rows",
         source="question put by this project; Ayonrinde, Pearce and Sharkey 2024 (SAEs by their description length)",
         controls=("atoms that are rows, drawn at random", "the error before rounding", "tokens that were not stored"),
-        scales={"smoke": SMOKE, "default": Settings(),
+        scales={"smoke": SMOKE, "default": Settings(model="tiny-gpt2"),
                 "paper": Settings(replicates=5, overcomplete=(1.0, 2.0, 4.0), epochs=10, steps=3000)},
         seconds={"smoke": 8, "default": 180, "paper": 3000},
         cells=cells, measure=measure, summarise=summarise,

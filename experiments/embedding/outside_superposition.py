@@ -108,12 +108,11 @@ EXPERIMENT = register(
             "the set's labels permuted, and random sets of like tokens (circles)",
             "pairs shuffled, and pairs turned round at random (offsets)",
         ),
-        scales={"smoke": SMOKE, "default": Settings(), "paper": Settings(draws=99_999, most_pairs=100_000)},
+        scales={"smoke": SMOKE, "default": Settings(model="tiny-gpt2"),
+                "paper": Settings(draws=99_999, most_pairs=100_000)},
         seconds={"smoke": 5, "default": 60, "paper": 120},
-        cells=cells,
-        measure=measure,
-        summarise=summarise,
+        cells=cells, measure=measure, summarise=summarise,
         broken=replace(SMOKE, null="covariance_matched"),
         group="embedding",
     )
-)
+)  # fmt: skip
