@@ -47,7 +47,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
     running.add_argument("--seed", type=int, default=0, help="every draw follows from it (default: 0)")
     running.add_argument("--resume", action="store_true", help="go on with the newest unfinished run of each")
     running.add_argument("--quiet", action="store_true", help="no progress bars")
-    running.add_argument("--model", default="", metavar="MODEL", help="folder or hub name (embedding/*: tiny-gpt2)")
+    running.add_argument("--model", default="", metavar="MODEL", help="folder or hub name (default: tiny-gpt2)")
     running.add_argument("--frequencies", default="", metavar="FILE", help="text (.txt, .txt.gz) to count tokens in")
     running.add_argument("--corpus", default="", metavar="TEXT", help="file, folder, nltk:NAME or hf:NAME to train on")
     reporting = actions.add_parser("report", help="one page over everything that has run")

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -270,3 +271,43 @@ def test_a_full_disk_is_one_line_and_what_was_written_is_kept(model, tmp_path, m
     found = run(model, tmp_path)
     assert content(found) == whole
     assert is_run[0] == 2
+
+
+def test_a_model_changed_in_place_is_another_model(folder, tmp_path, is_run):
+    model = load_model(folder)
+    before = run(model, tmp_path)
+    with torch.no_grad():
+        next(model.bridge.original_model.parameters()).mul_(1.5)
+    is_run.clear()
+    after = run(model, tmp_path)
+    assert is_run
+    assert not after.read
+    assert after.cache.folder != before.cache.folder
+
+
+def test_the_same_weights_in_another_architecture_are_another_model(folder, tmp_path):
+    keys = []
+    for function in ("gelu_new", "relu"):
+        config = json.loads((Path(folder) / "config.json").read_text())
+        other = tmp_path / function / "model"
+        shutil.copytree(folder, other)
+        (other / "config.json").write_text(json.dumps({**config, "activation_function": function}))
+        model = replace(load_model(str(other)), name="model")
+        found = run(model, tmp_path / "cache")
+        assert not found.read
+        keys.append(found.cache.folder.name)
+    assert keys[0] != keys[1]
+
+
+def test_a_model_with_hooks_on_it_is_not_harvested(folder, tmp_path):
+    model = load_model(folder)
+    doubled = [(HOOKS[0], lambda value, hook: 2 * value)]
+    with model.bridge.hooks(fwd_hooks=doubled), pytest.raises(UserError, match="has hooks on it, first at"):
+        run(model, tmp_path)
+    assert run(model, tmp_path).counted.rows > 0
+
+
+def test_a_hook_without_rows_leaves_nothing_behind(folder, tmp_path):
+    with pytest.raises(UserError, match="hook_pattern"):
+        run(load_model(folder), tmp_path, hooks=["blocks.0.attn.hook_pattern"])
+    assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from toolkit import corpora, token_loss
+from toolkit import corpora, pretraining, token_loss
 from toolkit.errors import DivergenceError, UserError
 from toolkit.pretrain_config import PretrainConfig, PretrainRun, log_grid, spread
 from toolkit.pretrain_data import (
@@ -369,6 +369,38 @@ def test_the_same_seed_gives_the_same_model_and_another_does_not(noise):
     first, again, other = (pretrain(noise, TINY, seed=seed) for seed in (1, 1, 2))
     assert_equal(weights(first.model), weights(again.model))
     assert not torch.equal(first.losses, other.losses)
+
+
+def test_losses_that_wait_to_be_read_change_nothing_and_are_never_saved_unread(noise, monkeypatch):
+    """As on a GPU. Only one of several processes saves, so saving must not need the others."""
+    at_once = pretrain(noise, TINY, seed=0)
+    monkeypatch.setattr(pretraining, "_patience", lambda device: 5)
+    lengths = []
+
+    class Watched(Memory):
+        def save(self, state):
+            with monkeypatch.context() as alone:
+                alone.setattr(pretraining, "summed", lambda *_: pytest.fail("a save waits for other processes"))
+                super().save(state)
+            lengths.append(len(self.state["history"]))
+
+    memory = Watched()
+    waited = pretrain(noise, TINY, seed=0, checkpoint=memory)
+    assert torch.equal(waited.losses, at_once.losses)
+    assert_equal(weights(waited.model), weights(at_once.model))
+    assert 0 < len(lengths) < 12
+    resumed = pretrain(noise, TINY, seed=0, checkpoint=memory)
+    assert torch.equal(resumed.losses, at_once.losses)
+
+
+def test_dropout_of_a_model_to_go_on_from_is_left_out(noise):
+    start = initial_model(TINY, seed=0)
+    for module in start.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    first, second = (pretrain(noise, TINY, seed=0, model=start) for _ in range(2))
+    assert torch.equal(first.losses, second.losses)
+    assert torch.equal(first.losses, pretrain(noise, TINY, seed=0).losses)
 
 
 def test_the_callback_sees_the_grid(noise):

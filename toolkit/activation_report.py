@@ -99,34 +99,44 @@ def table(
     typical: list[dict[str, Any]],
 ) -> str:
     """The scores and the sample of latents as text."""
-    counted, width = found.counted, sae.W_dec.shape[1]
+    counted, width, away = found.counted, sae.W_dec.shape[1], len(stream.held_out)
     steps = f"{sae.config.steps} steps of {sae.config.batch} rows" if isinstance(sae, SAE) else f"from {sae.source}"
     kind = sae.config.architecture if isinstance(sae, SAE) else sae.architecture
     lines = [
         f"{hook} of {found.model}: {counted.rows:,} tokens x {stream.raw.shape[1]}, {counted.documents:,} documents; "
-        f"{len(stream.train):,} trained on, {len(stream.held_out):,} held out by document",
+        + (
+            f"{len(stream.train):,} trained on, {away:,} held out by document"
+            if len(stream.train)
+            else "all are judged"
+        ),
         f"masked: {counted.special:,} special tokens, {counted.padding:,} places of padding",
         f"{kind}, width {width}, {steps}",
         "",
-        f"{'':24}{'trained on':>12}{'held out':>12}",
+        f"{'':24}{'trained on':>12}{_judged(stream):>12}",
     ]
     for label, key in (("FVU about the mean", "fvu{}"), ("FVU about zero", "fvu_zero{}"), ("L0", "l0{}")):
         cells = [measured[key.format(part)] for part in ("", "_held_out")]
         lines.append(f"{label:24}" + "".join(f"{cell:12.4f}" for cell in cells))
-    lines += [f"{'dead latents':24}{measured['dead']:12.2%}", "", *loss_lines(splice, bool(len(stream.held_out))), ""]
+    lines += [f"{'dead latents':24}{measured['dead']:12.2%}", "", *loss_lines(splice, _judged(stream)), ""]
     for latent in typical:
         lines.append(f"latent {latent['latent']}, active on {latent['share']:.3%}")
         lines += [f"    {json.dumps(text, ensure_ascii=False)}" for text in latent["contexts"][:3]]
     return "\n".join(lines)
 
 
-def loss_lines(splice: SpliceReport, held_out: bool) -> list[str]:
+def _judged(stream: Stream) -> str:
+    """What losses are measured on; an SAE that was given may have been trained on any document."""
+    if not len(stream.train):
+        return "all of them"
+    return "held out" if len(stream.held_out) else "trained on"
+
+
+def loss_lines(splice: SpliceReport, where: str) -> list[str]:
     """Cross-entropies and the shares recovered, as lines of a table."""
 
     def share(value: float | None) -> str:
         return f"{value:12.2%}" if value is not None else f"{'none':>12}"
 
-    where = "held out" if held_out else "trained on"
     rows = [("clean", splice.clean, ""), ("SAE spliced in", splice.spliced, "")]
     rows += [("zero-ablated", splice.zero_ablated, share(splice.recovered_zero))]
     rows += [("mean-ablated", splice.mean_ablated, share(splice.recovered_mean))]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -150,20 +151,29 @@ def harvest(
         cutting.context > cutting.lead, f"context={context} leaves no room for text: it counts the beginning token too"
     )
     require(batch > 0, f"batch must be positive, got {batch}: tokens in a forward pass")
+    _refuse_changed(model)
     settings = _settings(model, corpus_hash(documents), cutting, hooks)
     kept = tempfile.TemporaryDirectory(prefix="activations-") if cache is None else None
     root = Path(kept.name) if kept is not None else Path(cache or "")
+    folder = root / key_of(settings)
+    forward = None if folder.is_dir() else forward_to(model, hooks)  # refuses hooks before the corpus is cut
     try:
-        store = open_cache(root / key_of(settings), settings, documents, cutting)
+        store = open_cache(folder, settings, documents, cutting)
         require(store.counted.rows > 0, "the corpus holds no text: there is no token to harvest")
         store.verify(hooks)
         missing = store.missing(hooks)
         if missing:
             with progress(len(missing)) if progress else nullcontext(lambda done: None) as tell:
-                _compute(store, forward_to(model, hooks), cutting, missing, tell)
+                _compute(store, forward or forward_to(model, hooks), cutting, missing, tell)
     except OSError as error:
         raise UserError(f"cannot keep activations in {root}: {error.strerror or error}") from error
     return Activations(model.name, hooks, store.counted, cutting, store, not missing, kept)
+
+
+def _refuse_changed(model: LanguageModel) -> None:
+    """Rows of a model with hooks on it would be kept under the name of the model without."""
+    hooked = [name for name, point in model.bridge.hook_dict.items() if getattr(point, "fwd_hooks", None)]
+    require(not hooked, f"{model.name} has hooks on it, first at {hooked[0] if hooked else ''}: harvest without them")
 
 
 def _settings(model: LanguageModel, corpus: str, cutting: Cutting, hooks: tuple[str, ...]) -> dict[str, Any]:
@@ -172,6 +182,7 @@ def _settings(model: LanguageModel, corpus: str, cutting: Cutting, hooks: tuple[
         "format": FORMAT,
         "model": model.name,
         "weights": model.weights_hash,
+        "architecture": sha256(model.bridge.original_model.config.to_json_string().encode()).hexdigest(),
         "processing": list(model.processing),
         "corpus": corpus,
         **cutting.settings(),

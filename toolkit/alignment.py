@@ -173,7 +173,7 @@ class TokenLabels:
     texts: Int[np.ndarray, " rows"]
     """Text of each row, an index into `Labelled.texts`."""
     positions: Int[np.ndarray, " rows"]
-    """Its token's place in the tokenized text, special tokens counted."""
+    """Its token's place in the tokenized text; as in a harvest, if the tokenizer adds no special tokens."""
     ids: Int[np.ndarray, " rows"]
     """Its token's id."""
     words: Int[np.ndarray, " rows"]
@@ -187,7 +187,7 @@ class TokenLabels:
 
 
 def token_labels(
-    labelled: Labelled, tokenizer: Any, layer: str, *, piece: Piece = "last", special_tokens: bool = True
+    labelled: Labelled, tokenizer: Any, layer: str, *, piece: Piece = "last", special_tokens: bool = False
 ) -> TokenLabels:
     """One layer's labels on a model's tokens; a layer of texts takes each text as if it were one word.
 
@@ -196,7 +196,7 @@ def token_labels(
         tokenizer: of Hugging Face, with offsets ("fast").
         layer: name of a layer of words or texts.
         piece: which token of a word (or text) carries its label.
-        special_tokens: let the tokenizer add its own.
+        special_tokens: let the tokenizer add its own, which positions then count; a harvest's positions do not.
 
     Raises:
         UserError: no such layer or piece; the tokenizer gives no offsets.

@@ -60,7 +60,7 @@ def fit(settings: dict[str, Any]) -> None:
     if given is not None:
         _check_width(given, stream, hook)
     name = f"activations-{Path(options.model).resolve().name}-{hook}"
-    folder = open_run(run.out, name, _recorded(options, hook, config, run, given, processing), resume=run.resume)
+    folder = open_run(run.out, name, _recorded(options, hook, config, run, given, processing, found), resume=run.resume)
     with writing(folder.folder):
         sae = given if given is not None else _trained(stream, hook, options, config, run, folder)
         batches = found.batches(stream.judged.tolist(), batch=BATCH, places=SPLICED)
@@ -98,11 +98,13 @@ def _recorded(
     run: RunConfig,
     given: LoadedSAE | None,
     done: dict[str, bool],
+    found: Activations,
 ) -> dict[str, Any]:
     """What decides the numbers: not where activations are kept, nor how an SAE would have been trained."""
     kept = {key: value for key, value in to_dict(options).items() if key != "cache"}
     sae = {"architecture": given.architecture, "width": given.W_dec.shape[1]} if given else to_dict(config)
-    parts = {"activations": {**kept, "hook": hook, "processing": sorted(done)}, "sae": sae}
+    rows = {"hook": hook, "processing": sorted(done), "content": found.cache.folder.name}
+    parts = {"activations": {**kept, **rows}, "sae": sae}
     return {"target": "activations", **parts, "seed": run.seed, "device": resolve(run.device)}
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from toolkit.devices import resolve
@@ -110,9 +110,9 @@ class LanguageModel:
         """Hooks that are switched on, TransformerLens's names and the bridge's own, in the order of the bridge."""
         return tuple(name for name in self.bridge.hook_dict if self.bridge._gated_hook_reason(name) is None)
 
-    @cached_property
+    @property
     def weights_hash(self) -> str:
-        """sha256 over names, shapes and bytes of the weights as used, in float32, at the first call."""
+        """sha256 over names, shapes and bytes of the weights as they are now, in float32."""
         digest = sha256()
         for name, weight in sorted(self.bridge.state_dict().items()):
             digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}\n".encode())
@@ -130,12 +130,16 @@ class LanguageModel:
             near = [name for name in self.hook_names if name.split(".")[:2] == block]
             raise unknown(f"hook of {self.name}", hook, near or [n for n in self.hook_names if "resid" in n])
 
-    def check_tokens(self, tokens: Int[Tensor, "batch positions"]) -> None:
-        """Refuse tokens that this model cannot read.
+    def check_tokens(self, tokens: Tensor) -> None:
+        """Refuse tokens that this model cannot read: other than (batch, positions) ids.
 
         Raises:
-            UserError: no tokens, more than the context, or ids outside the vocabulary.
+            UserError: not a table of whole numbers, no tokens, more than the context, or ids outside the vocabulary.
         """
+        require(
+            tokens.ndim == 2 and not tokens.is_floating_point(),
+            f"tokens are {tuple(tokens.shape)} of {tokens.dtype}: expected (batch, positions) whole numbers",
+        )
         require(tokens.numel() > 0, f"no tokens: expected (batch, positions) token ids, got {tuple(tokens.shape)}")
         require(
             tokens.shape[1] <= self.context,

@@ -46,7 +46,7 @@ def find_model(model: str, revision: str = "") -> ModelFiles:
             raise UserError(f"no model at {model}: expected a folder with config.json and weights, or a hub name")
         _check_hub(model, revision)
         return ModelFiles(model, revision, model)
-    if revision:
+    if revision and revision != _last_step(folder):
         folder = checkpoint_folder(folder, revision)
     _check_folder(folder)
     return ModelFiles(str(folder), "", _tokenizer_of(folder))
@@ -79,6 +79,14 @@ def checkpoint_folder(folder: Path, revision: str) -> Path:
     if revision not in kept:
         raise unknown(f"checkpoint of {folder}", revision, kept)
     return folder / "checkpoints" / revision
+
+
+def _last_step(folder: Path) -> str | None:
+    """The name that the model itself would have among its checkpoints, where a training left its record."""
+    try:
+        return f"step_{json.loads((folder / 'training.json').read_text())['steps']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def checkpoint_order(name: str) -> tuple[int, str]:

@@ -55,6 +55,10 @@ def read_tokens(
     """
     found = [document for source in sources for document in corpora.documents(source)]
     require(bool(found), "no text: name a corpus with --corpus, a text file, a folder, nltk:NAME or hf:NAME")
+    require(
+        len(found) > 1,
+        "the corpus is one document, and whole documents are held out: part it by lines of <|endoftext|> or give more",
+    )
     out = split([len(document.text) for document in found], config.validation, seed=seed)
     require(
         0 < len(out) < len(found),

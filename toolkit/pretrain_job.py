@@ -155,7 +155,7 @@ def _settings(config: PretrainConfig, run: PretrainRun, data: TokenData) -> dict
     """Everything that decides the numbers; a resumed training must have the same."""
     left_out = ("out", "resume", "quiet", "device")
     kept = {name: value for name, value in to_dict(run).items() if name not in left_out}
-    return {"model": to_dict(config), "run": kept, "text": data.fingerprint}
+    return {"model": to_dict(config), "run": kept, "text": data.fingerprint, "processes": world()}
 
 
 def _named(source: str) -> str:

@@ -110,6 +110,7 @@ def pretrain(
     """
     start = initial_model(config, seed=seed, end=data.tokenizer.eos_token_id) if model is None else copy.deepcopy(model)
     _check_sizes(start, config)
+    _without_dropout(start)
     if config.freeze_embedding == "random":
         table = start.get_input_embeddings().weight
         table.data = frozen_rows(table.data if norms is None else norms, config, seed=seed)
@@ -124,7 +125,7 @@ def pretrain(
         training.step()
         if progress:
             progress(1)
-        if checkpoint and rank() == 0:
+        if checkpoint and rank() == 0 and not training.unread:
             checkpoint.save(training.state)
     return training.result()
 
@@ -216,7 +217,7 @@ class _Training:
         if self.rows:
             self.rows.put_back()
         self.unread.append(loss.detach())
-        if self.device == "cpu" or len(self.unread) >= _UNCHECKED:
+        if len(self.unread) >= _patience(self.device):
             self.read()
 
     def read(self) -> None:
@@ -231,8 +232,7 @@ class _Training:
         self.unread = []
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that decides the steps to come."""
-        self.read()
+        """Everything that decides the steps to come. One process asks for it, so nothing here waits for the others."""
         kept = {"history": torch.tensor(self.losses, dtype=torch.float32)}
         kept["validation"] = torch.tensor(list(self.validation.items()), dtype=torch.float64)
         for name, parameter in self.named.items():
@@ -264,6 +264,18 @@ class _Training:
 
 def _trainable(model: Any) -> Iterable[tuple[str, nn.Parameter]]:
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+def _without_dropout(model: Any) -> None:
+    """GPT-2's own checkpoints ask for dropout, which would draw from torch's global generator."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+
+
+def _patience(device: str) -> int:
+    """Losses that may wait to be read."""
+    return 1 if device == "cpu" else _UNCHECKED
 
 
 def _precision(device: str) -> AbstractContextManager[Any]:

@@ -34,7 +34,7 @@ def summarise(settings: Any, cells: Sequence[Mapping[str, Any]], found: Found) -
     metrics: dict[str, Any] = {"last": _listed(last), "best": _listed(best), **extra}
     metrics |= {"best_step": {a: (c.argmin(1) * settings.every).tolist() for a, c in curves.items()}}
     metrics |= {"unigram": known[0].item(), "bigram": known[1].item()}
-    told = _conclusion(last, best, known, metrics)
+    told = _conclusion(settings, last, best, known, metrics)
     return Outcome(
         told, checks(curves, last, best, known), (_figure(settings, curves, known),), metrics,
         {f"curve.{arm}": c for arm, c in curves.items()}, _table(last, best, metrics),
@@ -100,7 +100,7 @@ def _table(last: Mapping[str, Tensor], best: Mapping[str, Tensor], metrics: Mapp
 
 
 def _conclusion(
-    last: Mapping[str, Tensor], best: Mapping[str, Tensor], known: Tensor, metrics: Mapping[str, Any]
+    settings: Any, last: Mapping[str, Tensor], best: Mapping[str, Tensor], known: Tensor, metrics: Mapping[str, Any]
 ) -> str:
     told = []
     for at, when in ((last, "at equal steps"), (best, "each at its best")):
@@ -113,7 +113,8 @@ def _conclusion(
         )
     steps = {arm: np.mean(each) for arm, each in metrics["best_step"].items()}
     return (
-        f"A frozen random embedding costs {'; '.join(told)}. The learned arm is at its best at step "
+        f"On {settings.tokens:,} training tokens a frozen random embedding (rows as long as the learned ones) costs "
+        f"{'; '.join(told)}. The learned arm is at its best at step "
         f"{steps['learned']:.0f}, the random one at {steps['random']:.0f}; unigram {known[0]:.2f}, bigram "
         f"{known[1]:.2f}."
     )

@@ -86,7 +86,7 @@ EXPERIMENT = register(
         name="error-over-pretraining",
         row="E5",
         question="Is a model reducing the error of sparse codes of its token embedding as it trains?",
-        claim="the error falls over pretraining, and by more than the change of the embedding's spectrum explains",
+        claim="the error is lower after pretraining than before, by more than the change of the spectrum explains",
         source="question put by this project: the embedding over pretraining",
         controls=(
             "at every checkpoint the same on Gaussian rows of its mean and covariance, and on its columns shuffled",
