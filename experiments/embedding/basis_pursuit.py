@@ -110,7 +110,7 @@ EXPERIMENT = register(
                   "principal components, a subset of rows, Gaussian atoms of the same covariance, an SAE at equal L0"),
         scales={"smoke": SMOKE, "default": Settings(model="tiny-gpt2"),
                 "paper": Settings(replicates=5, epochs=10, steps=5000)},
-        seconds={"smoke": 8, "default": 345, "paper": 3000},
+        seconds={"smoke": 8, "default": 47, "paper": 3000},
         cells=cells, measure=measure, summarise=summarise,
         broken=replace(SMOKE, null="covariance_matched"),
         group="embedding",

@@ -108,7 +108,7 @@ EXPERIMENT = register(
             "default": Settings(model="tiny-gpt2"),
             "paper": Settings(overcomplete=4.0, draws=1999),
         },
-        seconds={"smoke": 40, "default": 200, "paper": 600},
+        seconds={"smoke": 40, "default": 27, "paper": 600},
         cells=cells,
         measure=measure,
         summarise=summarise,

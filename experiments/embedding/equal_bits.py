@@ -110,7 +110,7 @@ EXPERIMENT = register(
         controls=("atoms that are rows, drawn at random", "the error before rounding", "tokens that were not stored"),
         scales={"smoke": SMOKE, "default": Settings(model="tiny-gpt2"),
                 "paper": Settings(replicates=5, overcomplete=(1.0, 2.0, 4.0), epochs=10, steps=3000)},
-        seconds={"smoke": 8, "default": 180, "paper": 3000},
+        seconds={"smoke": 8, "default": 32, "paper": 3000},
         cells=cells, measure=measure, summarise=summarise,
         # Not covariance_matched: an uneven spectrum alone lets a dictionary leave less than rows do.
         broken=replace(SMOKE, null="gaussian"),

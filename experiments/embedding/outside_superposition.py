@@ -110,7 +110,7 @@ EXPERIMENT = register(
         ),
         scales={"smoke": SMOKE, "default": Settings(model="tiny-gpt2"),
                 "paper": Settings(draws=99_999, most_pairs=100_000)},
-        seconds={"smoke": 5, "default": 60, "paper": 120},
+        seconds={"smoke": 5, "default": 40, "paper": 120},
         cells=cells, measure=measure, summarise=summarise,
         broken=replace(SMOKE, null="covariance_matched"),
         group="embedding",
