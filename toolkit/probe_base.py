@@ -1,10 +1,11 @@
 """What all probes share: checks, standardisation, the choice of a penalty by document, prediction, directions."""
 
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
@@ -14,7 +15,7 @@ from toolkit.devices import resolve
 from toolkit.errors import require, unknown
 from toolkit.heads import Heads, cross_entropies, log_probabilities
 from toolkit.logistic import Design, design
-from toolkit.probe_inputs import ProbeRows, as_array, folds, probe_rows
+from toolkit.probe_inputs import ProbeRows, as_array, blind_folds, folds, probe_rows
 
 _TYPES = [np.float64, np.float32]
 GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -52,15 +53,54 @@ class Probe(ClassifierMixin, BaseEstimator):
         data = probe_rows(X, y, sample_weight, groups)
         self._check(data)
         self.classes_ = data.classes
-        self.l2_, self.l2_losses_ = self._penalty(data)
+        chosen, losses = self.choose(data, self._labels(data), folds)
+        self.l2_, self.l2_losses_ = chosen[0], losses[0]
         rows, scale = self._design(data)
-        self.heads_ = self.fit_many(rows, self._labels(data), data, [self.l2_]).unscaled(scale)
+        self.heads_ = self.fit_many(rows, self._labels(data), data, chosen).unscaled(scale)
         self._describe(rows, scale)
         return self
 
     def fit_many(self, rows: Design, labels: Int[Tensor, "rows problems"], data: ProbeRows, l2: list[float]) -> Heads:
-        """Fit many label vectors, or one with many penalties, on rows made ready by `design`."""
+        """Fit label vectors, each with its penalty, on rows made ready by `design`."""
         raise NotImplementedError
+
+    def fit_together(self, data: ProbeRows, labels: Int[Tensor, "rows problems"]) -> Heads:
+        """Heads for raw rows, one for each column of labels, each with a penalty of its own where none is given.
+
+        The rows' factorisation is shared. `data.labels` is not used, only its classes, weights and documents.
+        """
+        rows, scale = self._design(data)
+        return self.fit_many(rows, labels, data, self.choose(data, labels, blind_folds)[0]).unscaled(scale)
+
+    def choose(
+        self, data: ProbeRows, labels: Int[Tensor, "rows problems"], deal: Callable[..., Int[np.ndarray, " rows"]]
+    ) -> tuple[list[float], Float[np.ndarray, "problems penalties"]]:
+        """The penalty of each column of labels, and what each of GRID loses on held-out documents, nats.
+
+        `deal` gives the folds: `folds`, or `blind_folds` where labels of several columns are to be treated alike.
+        """
+        problems = labels.shape[1]
+        if not self._penalised or self.l2 is not None:
+            given = float("nan") if not self._penalised or self.l2 is None else float(self.l2)
+            return [given] * problems, np.empty((problems, 0))
+        losses = np.zeros((problems, len(GRID)))
+        fold_of = deal(data, self.folds, seed=self.random_state)
+        for fold in range(self.folds):
+            losses += self._held_out(data, labels, fold_of != fold)
+        losses /= data.weights.sum()
+        return [GRID[at] for at in losses.argmin(1)], losses
+
+    def _held_out(
+        self, data: ProbeRows, labels: Tensor, kept: Bool[np.ndarray, " rows"]
+    ) -> Float[np.ndarray, "problems penalties"]:
+        """Weighted losses of the rows not kept, summed, after fitting those kept with every penalty."""
+        part, at = data.subset(kept), self.to_tensor(kept)
+        each = labels.repeat_interleave(len(GRID), 1)  # (rows, problems * penalties)
+        rows, scale = self._design(part)
+        found = self.fit_many(rows, each[at], part, list(GRID) * labels.shape[1]).unscaled(scale)
+        with torch.no_grad():
+            lost = cross_entropies(found.logits(self.to_tensor(data.X[~kept])), each[~at])
+        return (data.weights[~kept] @ as_array(lost)).reshape(-1, len(GRID))  # (problems * penalties) -> both
 
     def tolerance_for(self, rows: Design) -> float:
         """The given tolerance, or what the rows' type can reach."""
@@ -68,11 +108,9 @@ class Probe(ClassifierMixin, BaseEstimator):
             return self.tolerance
         return 1e-5 if rows.Z.dtype == torch.float32 else 1e-11
 
-    def penalties(
-        self, l2: list[float], labels: Int[Tensor, "rows problems"], rows: Design
-    ) -> Float[Tensor, " problems"]:
-        """One penalty a problem."""
-        return torch.as_tensor(l2, dtype=rows.Z.dtype, device=rows.Z.device).expand(labels.shape[1])
+    def penalties(self, l2: list[float], rows: Design) -> Float[Tensor, " problems"]:
+        """The penalties as a tensor of the rows' type."""
+        return torch.as_tensor(l2, dtype=rows.Z.dtype, device=rows.Z.device)
 
     def shares(self, data: ProbeRows, labels: Tensor) -> Float[Tensor, "problems classes"] | None:
         """What each class's loss is multiplied by; None for one."""
@@ -83,7 +121,7 @@ class Probe(ClassifierMixin, BaseEstimator):
             values = held.sum() / (len(held) * held)
         else:
             values = np.array([self.class_weight.get(c, 1.0) for c in data.classes.tolist()])
-        return self._tensor(values).to(self._tensor(data.X).dtype).expand(labels.shape[1], -1)
+        return self.to_tensor(values).to(self.to_tensor(data.X).dtype).expand(labels.shape[1], -1)
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Scores (rows, classes), or log-odds of the second of two classes (rows,)."""
@@ -108,17 +146,18 @@ class Probe(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         X = as_rows(validate_data(self, as_array(X), dtype=_TYPES, ensure_all_finite=False, reset=False), "X")
         with torch.no_grad():
-            return self.heads_.logits(self._tensor(X).to(self.heads_.dtype))[:, 0]
+            return self.heads_.logits(self.to_tensor(X).to(self.heads_.dtype))[:, 0]
 
-    def _tensor(self, values: np.ndarray) -> Tensor:
+    def to_tensor(self, values: np.ndarray) -> Tensor:
+        """A numpy array on the probe's device."""
         return torch.from_numpy(np.ascontiguousarray(values)).to(resolve(self.device))
 
     def _labels(self, data: ProbeRows) -> Int[Tensor, "rows 1"]:
-        return self._tensor(data.labels)[:, None]
+        return self.to_tensor(data.labels)[:, None]
 
     def _design(self, data: ProbeRows) -> tuple[Design, Tensor]:
         """Standardised rows in their eigenbasis, and the columns' scale; constant columns keep theirs."""
-        X, w = self._tensor(data.X), self._tensor(data.weights).to(self._tensor(data.X).dtype)
+        X, w = self.to_tensor(data.X), self.to_tensor(data.weights).to(self.to_tensor(data.X).dtype)
         w = w / w.sum()
         scale = torch.ones_like(X[0])
         if self.standardise:
@@ -127,28 +166,6 @@ class Probe(ClassifierMixin, BaseEstimator):
             constant = deviation <= 1e-6 * mean.abs()
             scale = torch.where(constant | (deviation == 0), 1.0, deviation)
         return design(X / scale, w), scale
-
-    def _penalty(self, data: ProbeRows) -> tuple[float, Float[np.ndarray, " penalties"]]:
-        if not self._penalised:
-            return float("nan"), np.empty(0)
-        if self.l2 is not None:
-            return float(self.l2), np.empty(0)
-        losses = np.zeros(len(GRID))
-        fold_of = folds(data, self.folds, seed=self.random_state)
-        for fold in range(self.folds):
-            kept = fold_of != fold
-            part = ProbeRows(
-                data.X[kept], data.labels[kept], data.classes, data.weights[kept], data.groups[kept], data.grouped
-            )
-            rows, scale = self._design(part)
-            labels = self._labels(part).expand(-1, len(GRID))
-            found = self.fit_many(rows, labels, part, list(GRID)).unscaled(scale)
-            X, y = self._tensor(data.X[~kept]), self._tensor(data.labels[~kept])
-            with torch.no_grad():
-                each = cross_entropies(found.logits(X), y[:, None].expand(-1, len(GRID)))  # (rows, penalties)
-            losses += data.weights[~kept] @ as_array(each)
-        losses /= data.weights.sum()
-        return GRID[int(losses.argmin())], losses
 
     def _describe(self, rows: Design, scale: Tensor) -> None:
         raw = self.heads_.gradients((rows.Z @ rows.basis.mT + rows.mean) * scale)[0]

@@ -1,10 +1,10 @@
 """What probes accept: rows, labels, weights, documents, each refused in one line where it makes no sense."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
@@ -28,6 +28,12 @@ class ProbeRows:
     """Number of each row's document; without documents rows that are equal are one."""
     grouped: bool
     """Whether documents were given."""
+
+    def subset(self, kept: Bool[np.ndarray, " rows"]) -> "ProbeRows":
+        """Some of the rows, with the classes of all."""
+        return replace(
+            self, X=self.X[kept], labels=self.labels[kept], weights=self.weights[kept], groups=self.groups[kept]
+        )
 
 
 def as_array(value: Any) -> Any:
@@ -90,31 +96,57 @@ def folds(data: ProbeRows, count: int, *, seed: int) -> Int[np.ndarray, " rows"]
         sizes[least] >= count,
         f"y: class {data.classes[least]!r} has {sizes[least]} members, fewer than folds={count}: lower it or give l2",
     )
-    documents = int(data.groups.max()) + 1
-    name = "groups" if data.grouped else "X"
-    what = "documents" if data.grouped else "different rows"
-    present = np.unique(data.groups)
-    require(
-        len(present) >= count, f"{name} holds {len(present)} {what}, fewer than folds={count}: lower folds, or give l2"
-    )
-    table = np.zeros((documents, len(data.classes) + 1))  # rows by class, and all of them
+    table = np.zeros((int(data.groups.max()) + 1, len(data.classes) + 1))  # rows by class, and all of them
     np.add.at(table, (data.groups, data.labels), 1.0)
-    table[:, -1] = np.bincount(data.groups, minlength=documents)
+    table[:, -1] = np.bincount(data.groups)
+    found = _dealt(data, table, count, seed)
+    for fold in range(count):
+        kept = np.bincount(data.labels[found != fold], minlength=len(sizes))
+        require(
+            bool((kept > 0).all()),
+            f"{_source(data)}: all of class {data.classes[int(kept.argmin())]!r} lies in one of {count} folds; lower "
+            "folds, or give l2",
+        )
+    return found
+
+
+def blind_folds(data: ProbeRows, count: int, *, seed: int) -> Int[np.ndarray, " rows"]:
+    """`folds` that do not look at labels: the same whatever they are, as a permutation test needs them.
+
+    Folds that balance the labels as observed would not balance permuted ones, and would favour the former.
+
+    Raises:
+        UserError: fewer documents than folds, or a fold that would hold no row.
+    """
+    return _dealt(data, np.bincount(data.groups)[:, None].astype(float), count, seed)
+
+
+def _source(data: ProbeRows) -> str:
+    return "groups" if data.grouped else "X"
+
+
+def _dealt(
+    data: ProbeRows, table: Float[np.ndarray, "documents columns"], count: int, seed: int
+) -> Int[np.ndarray, " rows"]:
+    """Each document to the fold that keeps the folds' shares of every column most even, the largest first."""
+    present = np.unique(data.groups)
+    what = "documents" if data.grouped else "different rows"
+    require(
+        len(present) >= count,
+        f"{_source(data)} holds {len(present)} {what}, fewer than folds={count}: lower folds, or give l2",
+    )
     table = table / table.sum(0)
     order = np.random.default_rng([seed, 31]).permutation(present)
     order = order[np.argsort(-table[order].max(1), kind="stable")]
-    fold_of, held = np.zeros(documents, int), np.zeros((count, len(data.classes) + 1))
-    for document in order:  # where it leaves the folds' shares of the classes most even
+    fold_of, held = np.zeros(len(table), int), np.zeros((count, table.shape[1]))
+    for document in order:
         after = ((held + table[document]) ** 2 - held**2).sum(1)
         fold_of[document] = int(after.argmin())
         held[fold_of[document]] += table[document]
     found = fold_of[data.groups]
     for fold in range(count):
-        kept = np.bincount(data.labels[found != fold], minlength=len(sizes))
-        require(bool((found == fold).any()), f"{name}: fold {fold} of {count} is left empty; lower folds, or give l2")
         require(
-            bool((kept > 0).all()),
-            f"{name}: all of class {data.classes[int(kept.argmin())]!r} lies in one of {count} folds; lower folds, or "
-            "give l2",
+            bool((found == fold).any()),
+            f"{_source(data)}: fold {fold} of {count} is left empty; lower folds, or give l2",
         )
     return found

@@ -54,10 +54,10 @@ class LinearProbe(Probe):
         self.device = device
 
     def fit_many(self, rows: Design, labels: Tensor, data: ProbeRows, l2: list[float]) -> Heads:
-        """Fit many label vectors, or one with many penalties, on rows made ready by `design`."""
+        """Fit label vectors, each with its penalty, on rows made ready by `design`."""
         if self.loss not in ("logistic", "squared"):
             raise unknown("loss", str(self.loss), ("logistic", "squared"))
-        how: Any = {"classes": len(data.classes), "l2": self.penalties(l2, labels, rows)}
+        how: Any = {"classes": len(data.classes), "l2": self.penalties(l2, rows)}
         if self.loss == "squared":
             return least_squares(rows, labels, **how)
         shares = self.shares(data, labels)
@@ -99,11 +99,11 @@ class LowRankProbe(Probe):
         self.device = device
 
     def fit_many(self, rows: Design, labels: Tensor, data: ProbeRows, l2: list[float]) -> Heads:
-        """Fit many label vectors, or one with many penalties, on rows made ready by `design`."""
+        """Fit label vectors, each with its penalty, on rows made ready by `design`."""
         classes = len(data.classes)
         how: Any = {
             "classes": classes,
-            "l2": self.penalties(l2, labels, rows),
+            "l2": self.penalties(l2, rows),
             "shares": self.shares(data, labels),
             "tolerance": self.tolerance_for(rows),
         }
@@ -149,13 +149,13 @@ class MLPProbe(Probe):
         self.device = device
 
     def fit_many(self, rows: Design, labels: Tensor, data: ProbeRows, l2: list[float]) -> Heads:
-        """Fit many label vectors, or one with many penalties, on rows made ready by `design`."""
+        """Fit label vectors, each with its penalty, on rows made ready by `design`."""
         return fit_networks(
             rows,
             labels,
             classes=len(data.classes),
             hidden=self.hidden,
-            l2=self.penalties(l2, labels, rows),
+            l2=self.penalties(l2, rows),
             shares=self.shares(data, labels),
             seed=self.random_state,
             tolerance=self.tolerance_for(rows),

@@ -1,0 +1,105 @@
+"""Labels dealt anew: what stays the same of them says what a null leaves out (Ernst 2004, on permutation schemes)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, Shaped
+
+from toolkit.errors import require, unknown
+from toolkit.probe_inputs import as_array
+
+Draw = Callable[[np.random.Generator], Int[np.ndarray, " rows"]]
+"""A generator -> the row whose label each row gets."""
+
+
+def permuted_rows(
+    y: Any, *, scheme: str, groups: Any = None, tokens: Any = None, n: int, seed: int
+) -> Int[np.ndarray, "rows n"]:
+    """For each of n permutations, the row whose label each row gets; `y[permuted_rows(...)]` are the labels.
+
+    Every scheme deals the same labels out again, so the base rate stays what it is.
+
+    Args:
+        y: (rows,) labels, of which "documents" asks whether each document has one only.
+        scheme: "iid": any row's label; "documents": the documents' labels in another order of documents (where each
+            document has one label, documents exchange theirs, and lengths that differ change the base rate); "tokens":
+            the label of a row with the same token; "shift": labels turned round inside each document, which keeps their
+            runs.
+        groups: (rows,) documents, for "documents" and "shift".
+        tokens: (rows,) token ids, for "tokens".
+
+    Raises:
+        UserError: an unknown scheme, its argument missing or of another length, or nothing that could change place.
+    """
+    if scheme not in _SCHEMES:
+        raise unknown("scheme", scheme, _SCHEMES)
+    y = np.asarray(as_array(y))
+    name, make = _SCHEMES[scheme]
+    given = {"groups": groups, "tokens": tokens}.get(name)
+    require(not name or given is not None, f"scheme={scheme!r} needs {name}: one for each row")
+    units = np.zeros(len(y), int) if given is None else np.unique(np.asarray(as_array(given)), return_inverse=True)[1]
+    require(units.shape == y.shape, f"{name} has shape {units.shape}: expected {y.shape}, one for each label")
+    require(n >= 1, f"n={n}: expected at least one permutation")
+    sizes = np.bincount(units)
+    require(
+        sizes.max() > 1 if scheme != "documents" else len(sizes) > 1,
+        f"scheme={scheme!r}: no label could change place, as "
+        + ("there is one document" if scheme == "documents" else f"every one of {name or 'the rows'} stands alone"),
+    )
+    draw = make(y, units)
+    rng = np.random.default_rng([seed, 41])
+    return np.stack([draw(rng) for _ in range(n)], 1)
+
+
+def _iid(y: Shaped[np.ndarray, " rows"], units: Int[np.ndarray, " rows"]) -> Draw:
+    return lambda rng: rng.permutation(len(y))
+
+
+def _tokens(y: Shaped[np.ndarray, " rows"], units: Int[np.ndarray, " rows"]) -> Draw:
+    home = np.argsort(units, kind="stable")
+
+    def draw(rng: np.random.Generator) -> Int[np.ndarray, " rows"]:
+        source = np.empty(len(y), int)
+        source[home] = np.lexsort((rng.random(len(y)), units))
+        return source
+
+    return draw
+
+
+def _documents(y: Shaped[np.ndarray, " rows"], units: Int[np.ndarray, " rows"]) -> Draw:
+    home = np.argsort(units, kind="stable")
+    parts = np.split(home, np.bincount(units).cumsum()[:-1])
+    if all((y[part] == y[part[0]]).all() for part in parts):
+        firsts = np.array([part[0] for part in parts])
+        return lambda rng: firsts[rng.permutation(len(parts))][units]
+
+    def draw(rng: np.random.Generator) -> Int[np.ndarray, " rows"]:
+        source = np.empty(len(y), int)
+        source[home] = np.concatenate([parts[at] for at in rng.permutation(len(parts))])
+        return source
+
+    return draw
+
+
+def _shift(y: Shaped[np.ndarray, " rows"], units: Int[np.ndarray, " rows"]) -> Draw:
+    home = np.argsort(units, kind="stable")
+    sizes = np.bincount(units)
+    first = np.repeat(sizes.cumsum() - sizes, sizes)
+    within, length = np.arange(len(y)) - first, np.repeat(sizes, sizes)
+
+    def draw(rng: np.random.Generator) -> Int[np.ndarray, " rows"]:
+        turned = (within + np.repeat(rng.integers(sizes), sizes)) % length
+        source = np.empty(len(y), int)
+        source[home] = home[first + turned]
+        return source
+
+    return draw
+
+
+_SCHEMES: dict[str, tuple[str, Callable[[np.ndarray, np.ndarray], Draw]]] = {
+    "iid": ("", _iid),
+    "documents": ("groups", _documents),
+    "tokens": ("tokens", _tokens),
+    "shift": ("groups", _shift),
+}
