@@ -238,6 +238,8 @@ X0, Y0 = np.random.default_rng(0).standard_normal((12, 3)), np.arange(12) % 2
         (lambda: LinearProbe(folds=1).fit(X0, Y0), "folds=1"),
         (lambda: LinearProbe(loss="hinge", l2=0.1).fit(X0, Y0), "unknown loss 'hinge'"),
         (lambda: LinearProbe(l2=0.1, class_weight={7: 2.0}).fit(X0, Y0), "unknown class in class_weight '7'"),
+        (lambda: LinearProbe(loss="squared", l2=0.1, class_weight="balanced").fit(X0, Y0), "class_weight is for"),
+        (lambda: LDAProbe(shrinkage=1.5).fit(X0, Y0), "shrinkage=1.5"),
         (lambda: LowRankProbe(0, l2=0.1).fit(X0, Y0), "rank=0"),
         (lambda: MLPProbe(0, l2=0.1).fit(X0, Y0), "hidden=0"),
         (lambda: LinearProbe().fit(X0, Y0, sample_weight=-np.ones(12)), "sample_weight must be finite"),

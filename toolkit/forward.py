@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from toolkit.errors import UserError, require, unknown
+from toolkit.errors import UserError, require
 from toolkit.language import LanguageModel
 
 AGREEMENT = 1e-4
@@ -79,10 +79,7 @@ def check_hooks(model: LanguageModel, hooks: Iterable[str]) -> None:
         UserError: an unknown hook, with the nearest name among those of its kind.
     """
     for name in hooks:
-        if name not in model.hook_names:
-            layers = name.split(".")[:2]
-            near = [known for known in model.hook_names if known.split(".")[:2] == layers]
-            raise unknown(f"hook of {model.name}", name, near or [n for n in model.hook_names if "resid" in n])
+        model.check_hook(name)
 
 
 def _probe(model: LanguageModel, length: int) -> Tensor:

@@ -180,6 +180,8 @@ class Probe(ClassifierMixin, BaseEstimator):
                 value is None or bool(np.isfinite(value) and value >= 0),
                 f"{name}={value}: expected a number of at least 0",
             )
+        shrinkage = getattr(self, "shrinkage", None)
+        require(shrinkage is None or shrinkage <= 1, f"shrinkage={shrinkage}: expected a share, at most 1")
         for name in ("folds", "rank", "hidden"):
             value, least = getattr(self, name, 2), 2 if name == "folds" else 1
             whole = bool(isinstance(value, (int, np.integer)) and value >= least)

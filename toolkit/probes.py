@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from toolkit.discriminants import discriminants, least_squares
-from toolkit.errors import unknown
+from toolkit.errors import require, unknown
 from toolkit.heads import Heads
 from toolkit.logistic import Design, fit_logistic
 from toolkit.probe_base import Probe
@@ -59,6 +59,7 @@ class LinearProbe(Probe):
             raise unknown("loss", str(self.loss), ("logistic", "squared"))
         how: Any = {"classes": len(data.classes), "l2": self.penalties(l2, rows)}
         if self.loss == "squared":
+            require(self.class_weight is None, "class_weight is for loss='logistic': leave it out, or change the loss")
             return least_squares(rows, labels, **how)
         shares = self.shares(data, labels)
         return fit_logistic(rows, labels, **how, shares=shares, tolerance=self.tolerance_for(rows)).heads
