@@ -34,6 +34,7 @@ HOOKED = (
     "descent",
     "devices",
     "discriminants",
+    "downstream",
     "figures",
     "fit_activations",
     "fit_embedding",

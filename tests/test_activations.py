@@ -104,7 +104,7 @@ def test_the_residual_stream_is_read_from_the_plain_model(model):
 def test_a_plain_model_that_says_otherwise_is_not_used(gpt2, monkeypatch):
     from toolkit import forward
 
-    made = forward._unwrapped
+    made = forward.unwrapped
 
     def spoilt(original):
         network = made(original)
@@ -113,7 +113,7 @@ def test_a_plain_model_that_says_otherwise_is_not_used(gpt2, monkeypatch):
         return network
 
     right = forward_to(gpt2, [POST])
-    monkeypatch.setattr(forward, "_unwrapped", spoilt)
+    monkeypatch.setattr(forward, "unwrapped", spoilt)
     other = forward_to(gpt2, [POST])
     assert (right.is_plain, other.is_plain) == (True, False)
     tokens = torch.arange(1, 13).reshape(2, 6)

@@ -5,7 +5,6 @@ value inside can be hooked; that costs a tenth to a half of the speed. A hook th
 Face module is read there instead, in a model of the same class on the same weights, after both have been compared.
 """
 
-import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from toolkit.errors import UserError, require
 from toolkit.language import LanguageModel
+from toolkit.plain_network import module_of, unwrapped
 
 AGREEMENT = 1e-4
 """How far plain and bridged values may lie apart, over the largest of their row, for the plain pass to be taken."""
@@ -147,8 +147,8 @@ def _plain(bridge: Any, hooks: tuple[str, ...]) -> Callable[[Tensor], dict[str, 
     Whatever goes wrong in making it, the bridge itself remains: it is slower and says the same.
     """
     try:
-        network = _unwrapped(bridge.original_model)
-        places = {name: place for name in hooks if (place := _place(bridge, network, name)) is not None}
+        network = unwrapped(bridge.original_model)
+        places = {name: found for name in hooks if (found := module_of(bridge, network, name)) is not None}
     except (AttributeError, TypeError, ValueError, RuntimeError, KeyError):
         return None
     if len(places) < len(hooks):
@@ -168,43 +168,6 @@ def _plain(bridge: Any, hooks: tuple[str, ...]) -> Callable[[Tensor], dict[str, 
         return found
 
     return run
-
-
-def _unwrapped(original: Any) -> Any:
-    """A Hugging Face model without language head that shares the weights of one the bridge has wrapped."""
-    base = original.base_model
-    config = copy.deepcopy(base.config)
-    config._attn_implementation = "sdpa" if getattr(base, "_supports_sdpa", False) else "eager"
-    with torch.device("meta"):
-        network = type(base)(config).eval()
-    wanted = dict(network.named_parameters()) | dict(network.named_buffers())
-    held = {_clean(k): v for k, v in [*base.named_parameters(remove_duplicate=False), *base.named_buffers()]}
-    for name in wanted:
-        _put(network, name, held[name])
-    return network
-
-
-def _put(network: Any, name: str, value: Tensor) -> None:
-    path, _, leaf = name.rpartition(".")
-    owner = network.get_submodule(path)
-    if leaf in owner._parameters:
-        owner._parameters[leaf] = value
-    else:
-        owner._buffers[leaf] = value
-
-
-def _clean(path: str) -> str:
-    return path.replace("._original_component", "")
-
-
-def _place(bridge: Any, network: Any, name: str) -> tuple[str, str] | None:
-    """(path of the Hugging Face module, "in" or "out") behind a hook, or None."""
-    point, known = bridge.hook_dict[name], {path for path, _ in network.named_modules()}
-    for path, module in bridge.original_model.base_model.named_modules(remove_duplicate=False):
-        for side in ("in", "out"):
-            if vars(module).get("_modules", {}).get(f"hook_{side}") is point and _clean(path) in known:
-                return _clean(path), side
-    return None
 
 
 def _watch(network: Any, path: str, side: str, name: str, found: dict[str, Tensor], hooks: tuple[str, ...]) -> Any:

@@ -1,0 +1,184 @@
+"""The blocks of a language model from a hook on, for one token a row: what came before is kept as keys and values."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from toolkit.language import LanguageModel
+from toolkit.plain_network import module_of, unwrapped
+
+_AT_ONCE = 16
+"""Sequences run together when keys and values are kept."""
+_UNSUITED = (AttributeError, TypeError, ValueError, RuntimeError, KeyError, IndexError)
+"""What running a network's modules in another way than their authors meant may end in."""
+
+
+class CachedRest:
+    """Logits of single positions from replaced activations on."""
+
+    def __init__(self, model: LanguageModel, network: Any, site: tuple[str, str], tokens: Tensor, places: Tensor):
+        self._network, self._unembed = network, model.bridge.unembed
+        self._tokens, self._places = tokens, places
+        self._entry = _keep_from(network, site[0])
+        self._path, self._side = _after_cut(site[0], self._entry), site[1]
+        self._cut(model, tokens)
+
+    @classmethod
+    def of(cls, model: LanguageModel, hook: str, tokens: Tensor, places: Tensor) -> Self | None:
+        """The rest of a model, or None where its modules are not of a known shape."""
+        try:
+            network = unwrapped(model.bridge.original_model)
+            site = module_of(model.bridge, network, hook)
+            return None if site is None else cls(model, network, site, tokens, places)
+        except _UNSUITED:
+            return None
+
+    @torch.no_grad()
+    def _cut(self, model: LanguageModel, tokens: Tensor) -> None:
+        """Keys and values (sequences, heads, positions, d_head) of each block kept, and the stream at the first."""
+        from transformers import DynamicCache
+
+        stream, keys = list[Tensor](), list[list[tuple[Tensor, Tensor]]]()
+        for start in range(0, len(tokens), _AT_ONCE):
+            part = tokens[start : start + _AT_ONCE].to(model.device)
+            cache = DynamicCache()
+            whole = unwrapped(model.bridge.original_model)
+            entry = None if self._entry is None else whole.get_submodule(self._entry[0])[self._entry[1]]
+            with _watched(entry) as seen:
+                whole(input_ids=part, use_cache=True, past_key_values=cache)
+            stream += seen
+            first = 0 if self._entry is None else self._entry[1]
+            keys.append([(layer.keys, layer.values) for layer in cache.layers[first:]])
+        self._stream = torch.cat(stream) if stream else None  # (sequences, positions, d)
+        self._kept = [
+            (torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer])) for layer in zip(*keys, strict=True)
+        ]
+
+    def __call__(self, activations: Tensor, at: Tensor) -> Tensor:
+        """Logits (rows, vocabulary) where row i stands in for the activation of place at[i]."""
+        sequence, position = self._places[at.cpu()].T
+        longest = int(position.max())
+        before = torch.arange(longest) - (longest - position)[:, None]  # (rows, longest); padding on the left is < 0
+        mask = torch.cat([before >= 0, torch.ones(len(at), 1, dtype=torch.bool)], 1).long()
+        device = activations.device
+        given = self._given(sequence, position)
+        with self._entered(sequence, position), _replaced(self._network, self._path, self._side, activations):
+            states = self._network(
+                **given,
+                past_key_values=self._cache(sequence, before.clamp(min=0)) if longest else None,
+                attention_mask=mask.to(device),
+                position_ids=position[:, None].to(device),
+                use_cache=longest > 0,
+            ).last_hidden_state
+        logits: Tensor = self._unembed(states)[:, 0]
+        return logits
+
+    def _given(self, sequence: Tensor, position: Tensor) -> dict[str, Tensor]:
+        """A token a row; where blocks were cut off, what stands for it is overwritten at the first one kept."""
+        device = next(self._network.parameters()).device
+        if self._stream is None:
+            return {"input_ids": self._tokens[sequence, position][:, None].to(device)}
+        return {"inputs_embeds": self._stream[sequence, position][:, None]}
+
+    def _cache(self, sequence: Tensor, before: Tensor) -> Any:
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        for number, (keys, values) in enumerate(self._kept):
+            rows = sequence[:, None].to(keys.device), slice(None), before.to(keys.device)
+            cache.update(
+                keys[rows].transpose(1, 2), values[rows].transpose(1, 2), number
+            )  # (rows, heads, before, d_head)
+        return cache
+
+    @contextmanager
+    def _entered(self, sequence: Tensor, position: Tensor) -> Iterator[None]:
+        """Within, the first block kept reads the stream as the clean run had it."""
+        if self._entry is None:
+            yield
+            return
+        assert self._stream is not None
+        rows = self._stream[sequence, position][:, None]  # (rows, 1, d)
+
+        def enter(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if args:
+                return (rows, *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": rows}
+
+        handle = self._network.get_submodule(self._entry[0])[0].register_forward_pre_hook(enter, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def _keep_from(network: Any, path: str) -> tuple[str, int] | None:
+    """Cut off the blocks before the one that holds a module: (path of the list, its number), None if it is in none."""
+    parts = path.split(".")
+    for depth in range(1, len(parts)):
+        holder = network.get_submodule(".".join(parts[:depth]))
+        if isinstance(holder, nn.ModuleList) and parts[depth].isdigit():
+            break
+    else:
+        return None
+    number, holder_path = int(parts[depth]), ".".join(parts[:depth])
+    parent, _, leaf = holder_path.rpartition(".")
+    setattr(network.get_submodule(parent), leaf, nn.ModuleList(list(holder)[number:]))
+    network.config.num_hidden_layers = len(holder) - number
+    for module in network.modules():
+        if hasattr(module, "layer_idx"):
+            module.layer_idx -= number
+    return holder_path, number
+
+
+def _after_cut(path: str, entry: tuple[str, int] | None) -> str:
+    if entry is None:
+        return path
+    holder, number = entry
+    return holder + ".0" + path.removeprefix(f"{holder}.{number}")
+
+
+@contextmanager
+def _watched(module: Any) -> Iterator[list[Tensor]]:
+    """What enters a module, in order."""
+    seen: list[Tensor] = []
+    if module is None:
+        yield seen
+        return
+    handle = module.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
+    )
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _replaced(network: Any, path: str, side: str, rows: Tensor) -> Iterator[None]:
+    """Within, a module's input or output holds other rows."""
+    module = network.get_submodule(path)
+
+    def put(value: Tensor) -> Tensor:
+        return rows.reshape(value.shape).to(value)  # (rows, d) -> (rows, 1, [heads,] d)
+
+    def after(_: Any, args: Any, output: Any) -> Any:
+        return (put(output[0]), *output[1:]) if isinstance(output, tuple) else put(output)
+
+    def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (put(args[0]), *args[1:]), kwargs
+        name = next(key for key in ("hidden_states", "input", "x") if key in kwargs)
+        return args, {**kwargs, name: put(kwargs[name])}
+
+    if side == "in":
+        handle = module.register_forward_pre_hook(before, with_kwargs=True)
+    else:
+        handle = module.register_forward_hook(after)
+    try:
+        yield
+    finally:
+        handle.remove()
