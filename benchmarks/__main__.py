@@ -6,9 +6,18 @@ import os
 # As the command sets it, and before torch is imported; see toolkit/sae_fit.py.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
-from benchmarks import embedding_saes, harvest, pretraining, quadrature, sparse_codes, toy_saes, toy_training
+from benchmarks import (
+    embedding_saes,
+    harvest,
+    permutations,
+    pretraining,
+    quadrature,
+    sparse_codes,
+    toy_saes,
+    toy_training,
+)
 
-NAMES = ["toy", "quadrature", "toy-saes", "embedding", "sparse", "pretraining", "harvest"]
+NAMES = ["toy", "quadrature", "toy-saes", "embedding", "sparse", "pretraining", "harvest", "permutations"]
 
 
 def main() -> None:
@@ -32,6 +41,8 @@ def main() -> None:
         pretraining.report()
     if "harvest" in names:
         harvest.report(options.model)
+    if "permutations" in names:
+        permutations.report()
 
 
 if __name__ == "__main__":
