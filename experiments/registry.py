@@ -12,16 +12,13 @@ from torch import Tensor
 from experiments.checks import Check
 from experiments.figures import Figure
 from toolkit.errors import unknown
+from toolkit.sweep import Cell, Measured
 
 SCALES = ("smoke", "default", "paper")
 """Seconds, for tests; about a minute or two on two cores; the source's own size."""
-Cell = Mapping[str, Any]
-"""One unit of work: plain JSON values. Cells are measured apart, on any worker, in any order."""
-Measured = Mapping[str, Tensor]
-"""What a cell yields."""
 
-_FOLDERS = ("toy", "embedding")
-_LETTERS = "TCUSE"
+_FOLDERS = ("toy", "embedding", "network")
+_LETTERS = "TCUSEN"
 _ALL: dict[str, "Experiment"] = {}
 
 
@@ -62,8 +59,8 @@ class Experiment:
     scales: Mapping[str, Any]
     """Settings, a frozen dataclass, for each of SCALES."""
     seconds: Mapping[str, float]
-    """How long each scale takes on two cores, or on the machine that its docstring names; rows E at scale default with
-    tiny-gpt2, E1 to E4 at scale paper with an embedding of 49,152 x 576."""
+    """How long each scale takes on two cores, or on the machine that its docstring names; rows E and N at scale default
+    with tiny-gpt2, E1 to E4 at scale paper with an embedding of 49,152 x 576."""
     cells: Callable[[Any], Sequence[Cell]]
     """settings -> the cells."""
     measure: Callable[[Any, Cell, int], Measured]

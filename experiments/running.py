@@ -12,7 +12,7 @@ from experiments.figures import as_json
 from experiments.registry import Experiment, Outcome, chosen, named
 from experiments.report import write_figures
 from experiments.static import draw
-from experiments.sweep import CELLS, sweep
+from toolkit.sweep import CELLS, sweep
 from toolkit.configs import to_dict
 from toolkit.corpora import documents
 from toolkit.errors import UserError, require

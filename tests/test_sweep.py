@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from experiments.sweep import sweep
+from toolkit.sweep import sweep
 from tests.planted import failing, killed_once, mortal, squares
 from toolkit.errors import UserError
 

@@ -1,7 +1,7 @@
 """Cells measured on every core or on a cluster, each kept as soon as it is finished."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from experiments.registry import Cell, Measured
 from toolkit.errors import UserError
 
 CELLS = "checkpoint_cell_*.safetensors"
 """Files of finished cells in the folder of a run."""
+Cell = Mapping[str, Any]
+"""One unit of work: plain JSON values. Cells are measured apart, on any worker, in any order."""
+Measured = Mapping[str, Tensor]
+"""What a cell yields."""
 Measure = Callable[[Any, Cell, int], Measured]
 
 
@@ -109,7 +112,7 @@ def _backend(workers: int, cluster: str) -> Iterator[dict[str, Any]]:
         yield {"backend": "loky", "n_jobs": workers, "inner_max_num_threads": 1}
         return
     try:
-        from experiments.cluster import dask_backend
+        from toolkit.cluster import dask_backend
     except ImportError:
         raise UserError("--cluster needs Dask: install the extra, pip install 'feature-verdict[cluster]'") from None
     with dask_backend(cluster) as backend:

@@ -1,0 +1,71 @@
+"""The command: python -m controls calibrate --world NAME."""
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+
+from toolkit.errors import UserError, require, unknown
+from toolkit.flags import OneLineParser
+
+PROG = "python -m controls"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns 0, 1 where an error rate misses its bar, 2 after a mistake that one line explains."""
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as in toolkit.sae_fit: two thread pools share the cores
+    try:
+        chosen = _parse(sys.argv[1:] if argv is None else argv)
+        return int(chosen.action(chosen))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        print(f"error: not enough memory ({error}): take fewer --rows or --workers", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command with --resume goes on from the finished seeds", file=sys.stderr)
+        return 130
+
+
+def _parse(argv: Sequence[str]) -> Namespace:
+    parser = OneLineParser(prog=PROG, description="Is it a feature of the model, or of the data?")
+    actions = parser.add_subparsers(title="commands", required=True, dest="command")
+    one = actions.add_parser("calibrate", help="error rates of the verdicts on worlds whose truth is known")
+    one.set_defaults(action=_calibrate)
+    one.add_argument("--world", default="all", metavar="NAME", help="a world, package.module:ClassName, or all six")
+    one.add_argument("--seeds", type=int, default=300, help="networks and data sets of each world (default: 300)")
+    one.add_argument("--rows", type=int, default=4000, help="rows of each (default: 4000)")
+    one.add_argument("--alpha", type=float, default=0.05, help="error rate asked for (default: .05)")
+    one.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: every core)")
+    one.add_argument("--cluster", default="", metavar="ADDRESS", help="a Dask scheduler, in place of processes")
+    one.add_argument("--seed", type=int, default=0, help="every draw follows from it (default: 0)")
+    one.add_argument("--out", default="runs", metavar="FOLDER", help="folder of the runs (default: runs)")
+    one.add_argument("--resume", action="store_true", help="go on with the newest unfinished run of each world")
+    one.add_argument("--quiet", action="store_true", help="no progress bars")
+    chosen, rest = parser.parse_known_args(list(argv))
+    for stray in rest:
+        flags = [flag for flag in one._option_string_actions if flag[:2] == "--"]
+        raise unknown("flag", stray.split("=")[0], flags)
+    return chosen
+
+
+def _calibrate(chosen: Namespace) -> int:
+    from controls.calibrate import Job, calibrate, missed, table
+    from controls.worlds import WORLDS
+
+    for name in ("seeds", "rows", "workers"):
+        require(getattr(chosen, name) >= 1, f"--{name} must be at least 1, got {getattr(chosen, name)}")
+    require(0 < chosen.alpha < 1, f"--alpha must lie between 0 and 1, got {chosen.alpha}")
+    require(0 <= chosen.seed < 2**31, f"--seed must be a whole number in [0, 2**31), got {chosen.seed}")
+    bad = 0
+    for world in WORLDS if chosen.world == "all" else [chosen.world]:
+        job = Job(world, chosen.seeds, chosen.rows, chosen.alpha, chosen.seed, chosen.workers, chosen.cluster)
+        found, folder, seconds = calibrate(job, out=chosen.out, resume=chosen.resume, quiet=chosen.quiet)
+        print(f"\n{world}: {chosen.seeds} seeds of {chosen.rows:,} rows\n{table(found)}\n{seconds:.0f} s; {folder}")
+        bad += bool(missed(found))
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

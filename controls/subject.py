@@ -1,0 +1,111 @@
+"""What is judged: activations with labels, the rest of the network, and the same inputs through null networks."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from controls.worlds import NULL_KINDS, WorldSample
+from toolkit.downstream import Downstream
+from toolkit.errors import require
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Everything the three axes need, from a language model or a planted world."""
+
+    activations: Float[Tensor, "rows d"]
+    """What the hook holds, a row a token."""
+    labels: Mapping[str, Int[np.ndarray, " rows"]]
+    """Each feature's labels, 0 or 1."""
+    groups: Int[np.ndarray, " rows"]
+    """The document of each row, the unit that is resampled."""
+    tokens: Int[np.ndarray, " rows"] | None
+    """The token type of each row; None where there are none, and nothing to memorise."""
+    places: Int[np.ndarray, " places"]
+    """Rows at which the rest of the network can be run."""
+    downstream: Downstream
+    """The rest of the network; its places are numbered as in `places`."""
+    targets: Mapping[str, int | None]
+    """The output each feature is said to move; None takes the movement that goes with the label in the data."""
+    nulls: Mapping[str, Callable[[int], Float[Tensor, "rows d"]]]
+    """For each kind of null network, seed -> the same inputs through weights drawn anew."""
+
+    def __post_init__(self) -> None:
+        rows = len(self.activations)
+        for name, y in self.labels.items():
+            require(
+                len(np.unique(y)) == 2,
+                f"label {name!r} is {'always' if y.any() else 'never'} on in {rows} rows: nothing can be told of it",
+            )
+        documents = len(np.unique(self.groups))
+        require(
+            documents >= FEWEST_DOCUMENTS,
+            f"{documents} documents are too few for intervals by document: at least {FEWEST_DOCUMENTS} are needed",
+        )
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The features."""
+        return list(self.labels)
+
+    @property
+    def table(self) -> Int[np.ndarray, "rows features"]:
+        """All labels, a column a feature."""
+        return np.stack([self.labels[name] for name in self.labels], 1)
+
+
+FEWEST_DOCUMENTS = 20
+"""Of which ten fit directions and ten others measure them."""
+
+
+def subject_of(sample: WorldSample) -> Subject:
+    """A world's sample as a subject, without its truth.
+
+    Raises:
+        UserError: a label that never or always occurs, too few documents.
+    """
+
+    def null(kind: str) -> Callable[[int], Tensor]:
+        def draw(seed: int) -> Tensor:
+            drawn = sample.null_sample(kind, seed)
+            require(drawn is not None, f"null_sample({kind!r}, {seed}) is None, and was not for seed 0")
+            assert drawn is not None
+            return drawn
+
+        return draw
+
+    def outputs(activations: Tensor, at: Tensor) -> Tensor:
+        return sample.outputs(activations)
+
+    kinds = [kind for kind in NULL_KINDS if sample.null_sample(kind, 0) is not None]
+    return Subject(
+        activations=sample.activations,
+        labels=sample.labels,
+        groups=np.unique(sample.groups, return_inverse=True)[1],
+        tokens=sample.tokens,
+        places=np.arange(len(sample.activations)),
+        downstream=outputs,
+        targets=sample.targets,
+        nulls={kind: null(kind) for kind in kinds},
+    )
+
+
+def halves(groups: Int[np.ndarray, " rows"], count: int, *, seed: int) -> Int[np.ndarray, " rows"]:
+    """A part for each row: documents whole, as many rows in each part as documents allow, blind to labels."""
+    sizes = np.bincount(groups)
+    order = np.random.default_rng([seed, 51]).permutation(len(sizes))
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    part, held = np.zeros(len(sizes), int), np.zeros(count)
+    for document in order:
+        part[document] = int(held.argmin())
+        held[part[document]] += sizes[document]
+    return part[groups]
+
+
+def as_float(y: Int[np.ndarray, "rows columns"]) -> Float[Tensor, "rows columns"]:
+    """Labels as single-precision numbers."""
+    return torch.from_numpy(np.ascontiguousarray(y)).float()

@@ -1,0 +1,124 @@
+"""Three axes to one verdict: model feature, dataset feature, inherited, unread, or which question is still open.
+
+Each verdict is an intersection-union test: its p-value is the largest of those of the axes it rests on, so nothing is
+corrected inside a feature. Across features the least of each feature's four is judged by Benjamini and Hochberg (1995)
+at half of alpha.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from controls.axes import Axis
+
+VERDICTS = ("model", "dataset", "inherited", "unread", "undecided")
+"""What a feature can be called."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was found of one feature."""
+
+    feature: str
+    """Its name."""
+    rate: float
+    """Share of rows where it is on."""
+    r: float
+    """Held-out correlation of label and read-out."""
+    error: float
+    """Its standard error."""
+    p_found: float
+    """That the label has nothing to do with the activations, documents exchanged."""
+    token: Axis | None
+    """D: beyond what the token tells; None where there are no tokens."""
+    training: Axis
+    """W: beyond what null networks show."""
+    causal: Axis
+    """C: what the rest of the network makes of it."""
+
+    @property
+    def computed(self) -> float:
+        """p that it is not both beyond its token and beyond null networks."""
+        return max(self.training.p, self.token.p if self.token else 0.0)
+
+    @property
+    def inherited(self) -> float:
+        """p that neither its token nor some null network has all of it; twice the lesser where both are asked."""
+        if self.token is None:
+            return self.training.p_absent
+        return min(1.0, 2 * min(self.token.p_absent, self.training.p_absent))
+
+    def p_values(self) -> dict[str, float]:
+        """One for each verdict but undecided."""
+        return {
+            "model": max(self.p_found, self.computed, self.causal.p),
+            "unread": max(self.p_found, self.computed, self.causal.p_absent),
+            "inherited": max(self.p_found, self.inherited, self.causal.p),
+            "dataset": max(self.p_found, self.inherited, self.causal.p_absent),
+        }
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a feature is called, and why."""
+
+    verdict: str
+    """One of VERDICTS."""
+    p: float
+    """Of the verdict with the least; judged against `threshold`."""
+    threshold: float
+    """What Benjamini and Hochberg's procedure leaves of half of alpha for this feature."""
+    alpha: float
+    """Error rate asked for."""
+    why: str
+    """Which axis is open and what would settle it, where undecided."""
+    evidence: Evidence
+    """Beneath it."""
+
+
+def judge(evidence: list[Evidence], *, alpha: float = 0.05) -> list[Verdict]:
+    """A verdict for each feature."""
+    p_values = [one.p_values() for one in evidence]
+    best = [min(p, key=lambda name: p[name]) for p in p_values]
+    least = np.array([p[name] for p, name in zip(p_values, best, strict=True)])
+    threshold = step_up(least, alpha / 2)
+    return [
+        Verdict(
+            name if p <= threshold else "undecided",
+            float(p),
+            threshold,
+            alpha,
+            "" if p <= threshold else open_question(one, alpha / 2, threshold),
+            one,
+        )
+        for one, name, p in zip(evidence, best, least, strict=True)
+    ]
+
+
+def step_up(p: np.ndarray, level: float) -> float:
+    """The largest p-value that Benjamini and Hochberg's procedure would accept; at least level / number of them."""
+    order = np.sort(p)
+    lines = level * np.arange(1, len(p) + 1) / len(p)
+    passed = np.flatnonzero(order <= lines)
+    return float(lines[passed[-1]] if len(passed) else lines[0])
+
+
+def open_question(one: Evidence, level: float, threshold: float) -> str:
+    """In words: which axis could not be settled."""
+    if one.p_found > threshold:
+        return f"D: not found in the activations (r {one.r:.3f}, p {one.p_found:.3g})"
+    asked = {"D": one.token, "W": one.training, "C": one.causal}
+    for name, axis in asked.items():
+        if axis is not None and axis.why:
+            return f"{name}: {axis.why}"
+    origin_open = min(one.computed, one.inherited) > threshold
+    if origin_open and one.token is not None and min(one.token.p, one.token.p_absent) > threshold:
+        return f"D: {_told(one.token, threshold)}"
+    if origin_open:
+        return f"W: {_told(one.training, threshold)}"
+    return f"C: {_told(one.causal, threshold)}"
+
+
+def _told(axis: Axis, threshold: float) -> str:
+    low, high = axis.interval()
+    return f"effect {axis.effect:.2f} [{low:.2f}, {high:.2f}], p {axis.p:.3g}, absent p {axis.p_absent:.3g}"

@@ -1,0 +1,262 @@
+"""Verdicts: each axis against known truth, the procedure against theorems, and small calibrations."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import false_discovery_control
+
+from controls.axes import CAUSAL, SHARE, Axis, above, below
+from controls.axis_causal import Effort, causal_axes
+from controls.axis_decodable import beyond_nulls, beyond_token, decode, null_scores
+from controls.calibration import rate, uniformity
+from controls.decoding import SHRINKAGE, folded
+from controls.directions import covariates
+from controls.subject import Subject, halves, subject_of
+from controls.verdict import Evidence, judge, open_question, step_up
+from controls.worlds import open_world
+from toolkit.errors import UserError
+
+PRESENT, ABSENT, OPEN = Axis(0.9, 0.01, 0.001, 1.0), Axis(0.0, 0.01, 1.0, 0.0), Axis(0.4, 0.2, 0.3, 0.3)
+
+
+def subject(*, n=2000, rho=0.0, reads=(1.0, 0.0), seed=0, token=None, null=None):
+    """Two labels along two directions of 16, noise, and a linear network that reads each as told."""
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(n // 40), 40)
+    y = (rng.random((n, 2)) < 0.3).astype(int)
+    y[:, 1] = np.where(rng.random(n) < rho, y[:, 0], y[:, 1])
+    basis = np.linalg.qr(rng.normal(size=(16, 16)))[0]
+    noise = 0.3 * rng.normal(size=(n, 16))
+    x = torch.from_numpy(y @ basis[:2] + noise).float()
+    readers = torch.from_numpy(np.stack([reads[0] * basis[0], reads[1] * basis[1], basis[2]], 1)).float()
+    nulls = {
+        "none": lambda s: torch.from_numpy(0.3 * np.random.default_rng(s).normal(size=(n, 16))).float(),
+        "same": lambda s: torch.from_numpy(y @ basis[:2] + 0.3 * np.random.default_rng(s).normal(size=(n, 16))).float(),
+    }
+    return Subject(
+        x, {"a": y[:, 0], "b": y[:, 1]}, groups, token, np.arange(n), lambda rows, at: rows @ readers,
+        {"a": 0, "b": 1}, {} if null is None else {null: nulls[null]},
+    )  # fmt: skip
+
+
+def evidence(found=0.001, token=None, training=PRESENT, causal=PRESENT):
+    return Evidence("f", 0.3, 0.8, 0.02, found, token, training, causal)
+
+
+@pytest.mark.parametrize(
+    ("given", "verdict"),
+    [
+        ({}, "model"),
+        ({"causal": ABSENT}, "unread"),
+        ({"training": ABSENT}, "inherited"),
+        ({"training": ABSENT, "causal": ABSENT}, "dataset"),
+        ({"token": ABSENT, "training": OPEN}, "inherited"),
+        ({"token": PRESENT}, "model"),
+        ({"token": ABSENT, "causal": ABSENT}, "dataset"),
+        ({"found": 0.4}, "undecided"),
+        ({"training": OPEN}, "undecided"),
+        ({"causal": OPEN}, "undecided"),
+        ({"token": OPEN}, "undecided"),
+    ],
+)
+def test_three_axes_make_the_verdict(given, verdict):
+    told = judge([evidence(**given)])[0]
+    assert told.verdict == verdict
+    assert bool(told.why) == (verdict == "undecided")
+
+
+@pytest.mark.parametrize(
+    ("given", "axis"),
+    [({"found": 0.4}, "D"), ({"training": OPEN}, "W"), ({"causal": OPEN}, "C"), ({"token": OPEN}, "D")],
+)
+def test_the_open_axis_is_named(given, axis):
+    assert open_question(evidence(**given), 0.025, 0.02).startswith(axis)
+
+
+def test_the_threshold_is_that_of_benjamini_and_hochberg():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        p = rng.random(12) ** 3
+        accepted = p <= step_up(p, 0.05)
+        np.testing.assert_array_equal(accepted, false_discovery_control(p, method="bh") <= 0.05)
+
+
+def test_an_equivalence_test_that_could_not_see_the_effect_says_nothing():
+    assert below(0.0, 0.02, CAUSAL, level=0.025) < 1e-3
+    assert below(0.0, 0.2, CAUSAL, level=0.025) == 1.0
+    assert above(0.9, 0.05, SHARE.high) < 1e-6 < above(0.45, 0.05, SHARE.high)
+
+
+def test_held_out_r_is_that_of_discriminants_fitted_one_by_one():
+    rng = np.random.default_rng(1)
+    X, Y = rng.normal(size=(300, 5)) * [1, 2, 0.5, 1, 1], (rng.random((300, 2)) < 0.4).astype(float)
+    X[:, 0] += Y[:, 0]
+    fold = np.arange(300) % 3
+    scores = np.empty((300, 2))
+    for k in range(3):
+        train, test = X[fold != k], X[fold == k]
+        covariance = np.cov(train.T, bias=True)
+        shrunk = (1 - SHRINKAGE) * covariance + SHRINKAGE * np.trace(covariance) / 5 * np.eye(5)
+        for c in range(2):
+            y = Y[fold != k, c]
+            w = np.linalg.solve(shrunk, train[y == 1].mean(0) - train[y == 0].mean(0))
+            scores[fold == k, c] = (test - X.mean(0)) @ w / np.sqrt(w @ covariance @ w)
+    data = folded(torch.from_numpy(X), fold)
+    expected = [np.corrcoef(scores[:, c], Y[:, c])[0, 1] for c in range(2)]
+    np.testing.assert_allclose(data.r(torch.from_numpy(Y).float()).numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(data.scores(torch.from_numpy(Y).float()).numpy(), scores, atol=1e-4)
+
+
+def test_halves_keep_documents_whole_and_even():
+    groups = np.repeat(np.arange(50), np.random.default_rng(0).integers(1, 30, 50))
+    part = halves(groups, 2, seed=3)
+    assert all(len(set(part[groups == g])) == 1 for g in range(50))
+    assert abs((part == 0).mean() - 0.5) < 0.02
+
+
+def test_what_null_networks_show_is_inherited_and_what_they_lack_is_computed():
+    for kind, settled in (("none", "present"), ("same", "absent")):
+        one = subject(null=kind)
+        decoded, data = decode(one, permutations=99, seed=0)
+        nulls = null_scores(one, data, seeds=99, seed=0)
+        axes = beyond_nulls(decoded, nulls, level=0.025)
+        assert [axis.settled for axis in axes] == [settled, settled]
+
+
+def test_without_null_networks_training_is_not_settled_and_says_why():
+    one = subject()
+    decoded, data = decode(one, permutations=99, seed=0)
+    axis = beyond_nulls(decoded, null_scores(one, data, seeds=9, seed=0), level=0.025)[0]
+    assert axis.settled == "open"
+    assert "no weights" in axis.why
+
+
+def test_a_label_that_is_its_token_is_memorised_and_another_is_not():
+    rng = np.random.default_rng(2)
+    one = subject(token=rng.integers(0, 30, 2000))
+    told = dict(one.labels) | {"a": one.tokens % 2}
+    told = Subject(
+        torch.cat([one.activations, torch.nn.functional.one_hot(torch.from_numpy(one.tokens), 30).float()], 1),
+        told, one.groups, one.tokens, one.places, lambda rows, at: rows, {"a": None, "b": None}, {},
+    )  # fmt: skip
+    by_token, contextual = beyond_token(decode(told, permutations=99, seed=0)[0], level=0.025)
+    assert by_token.settled == "absent"
+    assert contextual.settled == "present"
+
+
+def test_the_causal_effect_is_the_correlation_that_the_direction_brings_about():
+    one = subject()
+    used, idle = causal_axes(one, level=0.025, seed=0)
+    outputs = one.downstream(one.activations, None).numpy()
+    truth = np.corrcoef(outputs[:, 0], one.labels["a"])[0, 1]  # labels are independent: all of it is causal
+    assert used.effect == pytest.approx(truth, abs=0.05)
+    assert used.settled == "present"
+    assert idle.settled == "open"
+    assert idle.why == "the target never changes"
+
+
+def test_a_bystander_is_told_from_what_it_goes_with_or_left_open():
+    both = subject(rho=0.5)
+    partner = Subject(both.activations, both.labels, both.groups, None, both.places, both.downstream,
+                      {"a": 0, "b": 0}, {})  # fmt: skip
+    used, idle = causal_axes(partner, level=0.025, seed=1)
+    assert used.settled == "present"
+    assert idle.settled == "absent"
+    near = subject(rho=0.995)
+    near = Subject(near.activations, near.labels, near.groups, None, near.places, near.downstream, {"a": 0, "b": 0}, {})
+    assert causal_axes(near, level=0.025, seed=1)[1].settled == "open"
+
+
+def test_covariates_leave_out_what_decides_the_feature_only():
+    rng = np.random.default_rng(0)
+    a, b = (rng.random((2, 3000)) < 0.4).astype(int)
+    Y = np.stack([a & b, a, b, a ^ b, np.where(rng.random(3000) < 0.99, a & b, 1 - (a & b))], 1)
+    kept = covariates(Y, 0)
+    assert 4 in kept
+    assert len(kept) == 3
+
+
+def test_an_idle_feature_that_moves_another_output_is_not_called_absent():
+    one = subject(reads=(1.0, 0.0))
+    wrong = Subject(one.activations, one.labels, one.groups, None, one.places, one.downstream, {"a": 2, "b": 2}, {})
+    a, b = causal_axes(wrong, level=0.025, seed=0)
+    assert a.p_absent == 1.0
+    assert "other than its target" in a.why
+    assert b.settled == "absent"
+
+
+def test_found_is_uniform_for_labels_of_nothing_and_sure_for_others():
+    p = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        groups = np.repeat(np.arange(40), 20)
+        rates = rng.beta(1, 3, 40)[groups]
+        x = rng.normal(size=(40, 6))[groups] + rng.normal(size=(800, 6))  # documents differ in both
+        y = {"f": (rng.random(800) < rates).astype(int)}
+        one = Subject(torch.from_numpy(x).float(), y, groups, None, np.arange(800), lambda r, at: r, {"f": 0}, {})
+        p.append(float(decode(one, permutations=99, seed=seed)[0].p_found[0]))
+    assert uniformity(np.array(p), 99) > 0.01
+    assert float(decode(subject(), permutations=99, seed=0)[0].p_found[0]) == pytest.approx(0.01)
+
+
+def test_rates_count_each_seed_once():
+    hits, counted = np.array([1, 1, 0, 0]), np.ones(4, bool)
+    alone = rate(hits, counted, np.arange(4))
+    paired = rate(hits, counted, np.array([0, 0, 1, 1]))
+    assert alone.value == paired.value == 0.5
+    assert paired.high - paired.low > alone.high - alone.low
+    assert np.isnan(rate(hits, ~counted, np.arange(4)).value)
+
+
+@pytest.mark.parametrize("world", ["read-and-idle", "token-identity"])
+def test_a_world_is_judged_as_it_was_planted(world):
+    from controls.judging import Budget, verdicts
+
+    sample = open_world(world).sample(5, 3000)
+    budget = Budget(permutations=199, null_seeds=60, effort=Effort(draws=40, rows=32, matched=199))
+    found = verdicts(subject_of(sample), seed=5, budget=budget)
+    said = {one.evidence.feature: one.verdict for one in found}
+    wrong = {name: v for name, v in said.items() if v not in ("undecided", sample.truth[name])}
+    assert not wrong
+    assert sum(v != "undecided" for v in said.values()) >= 6
+    assert all(said[name] == "undecided" for name, truth in sample.truth.items() if truth == "absent")
+
+
+@pytest.mark.slow
+def test_a_calibration_is_a_run_that_gives_the_same_numbers_again(tmp_path):
+    from controls.__main__ import main
+
+    args = ["calibrate", "--world", "spectral", "--seeds", "2", "--rows", "1500", "--workers", "1", "--quiet"]
+    assert main([*args, "--out", str(tmp_path / "a")]) == 1  # two seeds are too few for the upper bounds
+    assert main([*args, "--out", str(tmp_path / "b")]) == 1
+    first, again = (json.loads(next(tmp_path.glob(f"{x}/*/001/result.json")).read_text())["metrics"] for x in "ab")
+    assert first == again
+    assert {"false_model_rate", "false_dataset_rate", "power_model", "power_dataset", "undecided_rate"} <= set(first)
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (["--world", "no-such"], "unknown world"),
+        (["--world", "no.such:World"], "cannot be imported"),
+        (["--rows", "0"], "--rows must be at least 1"),
+        (["--world", "spectral", "--rows", "60"], "documents are too few"),
+        (["--sed", "1"], "unknown flag"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(args, line, tmp_path, capsys):
+    from controls.__main__ import main
+
+    assert main(["calibrate", *args, "--out", str(tmp_path / "runs")]) == 2
+    told = capsys.readouterr().err
+    assert line in told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_labels_that_never_or_always_occur_are_refused():
+    one = subject()
+    with pytest.raises(UserError, match="label 'z' is never on"):
+        Subject(one.activations, {"z": np.zeros(2000, int)}, one.groups, None, one.places, one.downstream, {"z": 0}, {})
