@@ -29,7 +29,9 @@ HOOKED = (
     "boolean",
     "certified_codes",
     "circularity",
+    "code_length",
     "cluster_scores",
+    "control_tasks",
     "corpora",
     "descent",
     "devices",
@@ -40,6 +42,7 @@ HOOKED = (
     "fit_embedding",
     "fit_tms",
     "heads",
+    "held_out",
     "forward",
     "groups",
     "hierarchies",
@@ -51,10 +54,12 @@ HOOKED = (
     "lbfgs",
     "logistic",
     "maps",
+    "matched_scale",
     "metrics",
     "mid_stream",
     "model_files",
     "motifs",
+    "movements",
     "networks",
     "nltk_corpora",
     "permutation_null",
@@ -71,11 +76,14 @@ HOOKED = (
     "random_rows",
     "row_changes",
     "runs",
+    "probe_search",
     "sae",
     "sae_losses",
     "sae_scores",
     "sae_training",
     "scoring",
+    "selectivity_interval",
+    "selectivity_limits",
     "shallow",
     "sources",
     "sparse_coding",
@@ -83,12 +91,15 @@ HOOKED = (
     "splicing",
     "splits",
     "steering",
+    "steering_effects",
     "steering_program",
+    "steering_results",
     "text_files",
     "token_baselines",
     "token_loss",
     "toy",
     "tying",
+    "type_ceilings",
     "unigrams",
     "weight_processing",
     "windows",
@@ -100,7 +111,24 @@ checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
 """An int is good where a float is asked for, as PEP 484 has it."""
 
 assert not any(f"toolkit.{name}" in sys.modules for name in HOOKED), "the import hook comes too late to check anything"
-install_import_hook([*(f"toolkit.{name}" for name in HOOKED), "controls.weights"], "conftest.checked")
+CONTROLS = (
+    "initialised",
+    "weights",
+    "world_and_circuit",
+    "world_bystander",
+    "world_circuits",
+    "world_documents",
+    "world_dormant",
+    "world_four_kinds",
+    "world_read_and_idle",
+    "world_spectral",
+    "world_token_identity",
+    "worlds",
+)
+"""The same for modules of controls."""
+install_import_hook(
+    [*(f"toolkit.{name}" for name in HOOKED), *(f"controls.{name}" for name in CONTROLS)], "conftest.checked"
+)
 
 
 class Ended(NamedTuple):

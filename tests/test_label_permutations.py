@@ -32,6 +32,17 @@ def test_labels_stay_with_their_token_and_nothing_else_does():
     assert (TOKENS[dealt("iid")] != TOKENS[:, None]).any()
 
 
+def test_types_exchange_their_commonest_labels():
+    labels = Y[dealt("types")]
+    often = np.sort([np.bincount(Y[kind == TOKENS]).argmax() for kind in range(6)])
+    first = labels[[np.flatnonzero(kind == TOKENS)[0] for kind in range(6)]]
+    assert (labels == first[TOKENS]).all()
+    assert (np.sort(first, 0) == often[:, None]).all()
+    assert len(np.unique(first, axis=1).T) > 3
+    with pytest.raises(UserError, match="there is one token"):
+        dealt("types", tokens=np.zeros(len(Y)))
+
+
 def test_a_shift_keeps_each_document_its_labels_and_their_neighbours():
     rows = dealt("shift")
     assert (DOCUMENTS[rows] == DOCUMENTS[:, None]).all()

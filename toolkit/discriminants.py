@@ -11,14 +11,17 @@ from toolkit.logistic import Design
 def class_means(
     data: Design, labels: Int[Tensor, "rows problems"], classes: int
 ) -> tuple[Float[Tensor, "problems classes d"], Float[Tensor, "problems classes"]]:
-    """Weighted mean of each class less the rows' mean, in the design's eigenbasis, and each class's share."""
+    """Weighted mean of each class less the rows' mean, in the design's eigenbasis, and each class's share.
+
+    A class without rows has share 0 and mean 0.
+    """
     problems, dtype = labels.shape[1], data.Z.dtype
     shares = torch.empty(problems, classes, dtype=dtype, device=labels.device)
     means = torch.empty(problems, classes, data.Z.shape[1], dtype=dtype, device=labels.device)
     for c in range(classes):
         members = (labels == c).to(dtype) * data.weights[:, None]  # (rows, problems)
         shares[:, c] = members.sum(0)
-        means[:, c] = members.mT @ data.Z / shares[:, c, None]
+        means[:, c] = members.mT @ data.Z / shares[:, c, None].clamp(min=torch.finfo(dtype).tiny)
     return means, shares
 
 
@@ -34,7 +37,8 @@ def discriminants(data: Design, labels: Int[Tensor, "rows problems"], *, classes
     between = (shares * means.square().sum(2)).sum(1)  # (P,)
     isotropic = (data.variances.sum() - between).clamp(min=0) / d
     diagonal = (1 - shrinkage) * data.variances + shrinkage * isotropic[:, None]  # (P, d)
-    diagonal = diagonal.clamp(min=torch.finfo(diagonal.dtype).eps * float(diagonal.max()))
+    limits = torch.finfo(diagonal.dtype)
+    diagonal = diagonal.clamp(min=max(limits.eps * float(diagonal.max()), limits.tiny))
     scaled = means / diagonal[:, None]  # (P, C, d)
     inner = scaled @ means.mT  # (P, C, C)
     # (A - s M^T diag(p) M)^-1 M^T = A^-1 M^T (I - s diag(p) M A^-1 M^T)^-1, with s = 1 - shrinkage
@@ -53,10 +57,15 @@ def _contrast(values: Tensor) -> Tensor:
 def least_squares(
     data: Design, labels: Int[Tensor, "rows problems"], *, classes: int, l2: Float[Tensor, " problems"]
 ) -> LinearHeads:
-    """Ridge regression on +1 and -1: min sum_r w_r (y - x b - c)^2 / 2 + l2 / 2 |b|^2 for each class."""
+    """Ridge regression on +1 and -1: min sum_r w_r (y - x b - c)^2 / 2 + l2 / 2 |b|^2 for each class.
+
+    Directions without variance or penalty get coefficient 0.
+    """
     means, shares = class_means(data, labels, classes)
     targets = 2 * shares[..., None] * means  # weighted sum of (rows less mean) * (+1 or -1), (P, C, d)
-    coefficients = targets / (data.variances + l2[:, None])[:, None]
+    curvature = (data.variances + l2[:, None])[:, None]  # (P, 1, d)
+    least = data.variances.max() * len(data.variances) * torch.finfo(targets.dtype).eps
+    coefficients = torch.where(curvature > least, targets / curvature, 0.0)
     offsets = 2 * shares - 1
     if classes == 2:
         coefficients, offsets = coefficients[:, 1:], offsets[:, 1:]

@@ -18,16 +18,17 @@ def permuted_rows(
 ) -> Int[np.ndarray, "rows n"]:
     """For each of n permutations, the row whose label each row gets; `y[permuted_rows(...)]` are the labels.
 
-    Every scheme deals the same labels out again, so the base rate stays what it is.
+    Every scheme but "types" deals the same labels out again, so the base rate stays what it is.
 
     Args:
         y: (rows,) labels, of which "documents" asks whether each document has one only.
         scheme: "iid": any row's label; "documents": the documents' labels in another order of documents (where each
             document has one label, documents exchange theirs, and lengths that differ change the base rate); "tokens":
             the label of a row with the same token; "shift": labels turned round inside each document, which keeps their
-            runs.
+            runs; "types": each token's commonest label to all rows of another token, which changes the base rate: exact
+            where the label is a function of the token alone and tokens got theirs at random.
         groups: (rows,) documents, for "documents" and "shift".
-        tokens: (rows,) token ids, for "tokens".
+        tokens: (rows,) token ids, for "tokens" and "types".
 
     Raises:
         UserError: an unknown scheme, its argument missing or of another length, or nothing that could change place.
@@ -42,10 +43,11 @@ def permuted_rows(
     require(units.shape == y.shape, f"{name} has shape {units.shape}: expected {y.shape}, one for each label")
     require(n >= 1, f"n={n}: expected at least one permutation")
     sizes = np.bincount(units)
+    one = {"documents": "document", "types": "token"}.get(scheme)
     require(
-        sizes.max() > 1 if scheme != "documents" else len(sizes) > 1,
+        len(sizes) > 1 if one else sizes.max() > 1,
         f"scheme={scheme!r}: no label could change place, as "
-        + ("there is one document" if scheme == "documents" else f"every one of {name or 'the rows'} stands alone"),
+        + (f"there is one {one}" if one else f"every one of {name or 'the rows'} stands alone"),
     )
     draw = make(y, units)
     rng = np.random.default_rng([seed, 41])
@@ -65,6 +67,14 @@ def _tokens(y: Shaped[np.ndarray, " rows"], units: Int[np.ndarray, " rows"]) -> 
         return source
 
     return draw
+
+
+def _types(y: Shaped[np.ndarray, " rows"], units: Int[np.ndarray, " rows"]) -> Draw:
+    labels = np.unique(y, return_inverse=True)[1]
+    often = np.zeros((int(units.max()) + 1, int(labels.max()) + 1), int)
+    np.add.at(often, (units, labels), 1)
+    of = np.unique(labels, return_index=True)[1][often.argmax(1)]  # for each token, a row with its commonest label
+    return lambda rng: of[rng.permutation(len(of))][units]
 
 
 def _documents(y: Shaped[np.ndarray, " rows"], units: Int[np.ndarray, " rows"]) -> Draw:
@@ -102,4 +112,5 @@ _SCHEMES: dict[str, tuple[str, Callable[[np.ndarray, np.ndarray], Draw]]] = {
     "documents": ("groups", _documents),
     "tokens": ("tokens", _tokens),
     "shift": ("groups", _shift),
+    "types": ("tokens", _types),
 }

@@ -15,6 +15,8 @@ from toolkit.lbfgs import Minimised, minimise
 
 # Rows of the logits held at a time, (rows, problems * outputs): 64 MB in float32.
 _ELEMENTS = 1 << 24
+# Log-odds of about 1e-14.
+_NEVER = -32.0
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,14 @@ class Design:
 
 
 def design(X: Float[Tensor, "rows d"], weights: Float[Tensor, " rows"] | None = None) -> Design:
-    """Centre and rotate rows; weights are normalised to a sum of 1."""
+    """Centre and rotate rows; weights are normalised to a sum of 1. Constant columns become exactly 0."""
     w = (
         torch.full((len(X),), 1 / len(X), dtype=X.dtype, device=X.device)
         if weights is None
         else weights / weights.sum()
     )
-    mean = w @ X
+    # a mean that rounds would leave a constant column a slope where there is no penalty
+    mean = torch.where((X[0] == X).all(0), X[0], w @ X)
     centred = X - mean
     covariance = (centred * w[:, None]).mT @ centred
     variances, basis = torch.linalg.eigh(covariance.double())
@@ -74,11 +77,11 @@ def fit_logistic(
 ) -> Logistic:
     """Minimise sum_r w_r loss_r + l2 / 2 |coefficients|^2 for each column of labels, intercepts free.
 
-    loss_r is the cross-entropy in nats; `shares` multiplies it by class. scikit-learn's C is 1 / (rows * l2).
+    loss_r is the cross-entropy in nats; `shares` multiplies it by class. scikit-learn's C is 1 / (rows * l2). A class
+    without rows gets an intercept of _NEVER.
     """
     problem = _Problem(data, labels, classes, l2, shares)
-    start = torch.zeros(labels.shape[1], problem.outputs * (data.Z.shape[1] + 1), dtype=data.Z.dtype).to(data.Z.device)
-    found = minimise(problem, start, tolerance=tolerance, most=most)
+    found = minimise(problem, problem.start(), tolerance=tolerance, most=most)
     return problem.unscaled(found)
 
 
@@ -95,6 +98,17 @@ class _Problem:
         self.scale = curvature.clamp(min=1e-12 * float(curvature.max())).rsqrt()
         free = torch.full((len(l2), 1), bound**-0.5, dtype=self.scale.dtype, device=self.scale.device)
         self.intercept_scale = free / (heaviest**0.5 if shares is not None else 1.0)
+
+    def start(self) -> Tensor:
+        """Zeros, but for classes without rows, whose intercept would take long on its way to minus infinity."""
+        u = torch.zeros(len(self.l2), self.outputs, self.data.Z.shape[1] + 1, dtype=self.data.Z.dtype).to(
+            self.l2.device
+        )
+        classes = max(self.outputs, 2)
+        absent = torch.stack([~(self.labels == c).any(0) for c in range(classes)], 1).to(u.dtype)  # (problems, classes)
+        offsets = absent[:, 1:] - absent[:, :1] if self.outputs == 1 else absent
+        u[..., -1] = _NEVER * offsets / self.intercept_scale
+        return u.flatten(1)  # (problems, outputs * (d + 1))
 
     def __call__(self, parameters: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
         problems, d = len(which), self.data.Z.shape[1]

@@ -4,19 +4,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from toolkit.coding_inputs import as_rows
 from toolkit.errors import require, unknown
-from toolkit.heads import log_probabilities
+from toolkit.held_out import held_out_scores, label_blocks
 from toolkit.label_permutations import permuted_rows
-from toolkit.probe_base import GRID, Probe
-from toolkit.probe_inputs import ProbeRows, as_array, blind_folds, probe_rows
+from toolkit.probe_base import Probe
+from toolkit.probe_inputs import as_array, blind_folds, check_members, probe_rows
 
 SCORES = ("accuracy", "log_likelihood")
-# Labels fitted at a time, rows * problems * penalties.
-_AT_ONCE = 1 << 23
 
 
 @dataclass(frozen=True)
@@ -71,39 +68,18 @@ def permutation_null(
     if score not in SCORES:
         raise unknown("score", score, SCORES)
     data = probe_rows(as_rows(as_array(X), "X"), y, None, groups)
+    check_members(data, parts, name="parts")
     source = permuted_rows(data.labels, scheme=scheme, groups=groups, tokens=tokens, n=n, seed=seed)
-    fold_of = blind_folds(data, parts, seed=seed)
-    width = len(data.labels) * (1 if probe.get_params().get("l2", 0.0) is not None else len(GRID))
-    columns = np.concatenate([np.arange(len(data.labels))[:, None], source], 1)
-    blocks = np.array_split(columns, max(1, width * columns.shape[1] // _AT_ONCE), axis=1)
-    found = np.concatenate([_scores(probe, data, data.labels[some], fold_of, score) for some in blocks])
-    return PermutationNull(score, scheme, float(found[0]), found[1:])
-
-
-def _scores(
-    probe: Probe,
-    data: ProbeRows,
-    labels: Int[np.ndarray, "rows problems"],
-    fold_of: Int[np.ndarray, " rows"],
-    score: str,
-) -> Float[np.ndarray, " problems"]:
-    """Mean held-out score of each column of labels."""
-    total = np.zeros(labels.shape[1])
-    for fold in range(int(fold_of.max()) + 1):
-        kept = fold_of != fold
-        present = [len(np.unique(column)) for column in labels[kept].T]
+    fold_of = blind_folds(data, parts, seed=seed, name="parts")
+    columns = data.labels[np.concatenate([np.arange(len(data.labels))[:, None], source], 1)]
+    for fold in range(parts):
+        present = [len(np.unique(column)) for column in columns[fold_of != fold].T]
         require(
             min(present) == len(data.classes),
             f"y: a permutation leaves a fold without one of the {len(data.classes)} classes: give more rows",
         )
-        part = data.subset(kept)
-        heads = probe.fit_together(part, probe.to_tensor(labels[kept]))
-        with torch.no_grad():
-            guesses = log_probabilities(heads.logits(probe.to_tensor(data.X[~kept])))  # (rows, problems, classes)
-            truth = probe.to_tensor(labels[~kept])
-            if score == "accuracy":
-                each = (guesses.argmax(2) == truth).double()
-            else:
-                each = guesses.gather(2, truth[..., None])[..., 0].double()
-        total += as_array(each.sum(0))
-    return total / len(labels)
+    found = [
+        held_out_scores(probe, data, some, fold_of, score=score).mean(0) for some in label_blocks(probe, data, columns)
+    ]
+    scores = np.concatenate(found)
+    return PermutationNull(score, scheme, float(scores[0]), scores[1:])

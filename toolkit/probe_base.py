@@ -15,7 +15,7 @@ from toolkit.devices import resolve
 from toolkit.errors import require, unknown
 from toolkit.heads import Heads, cross_entropies, log_probabilities
 from toolkit.logistic import Design, design
-from toolkit.probe_inputs import ProbeRows, as_array, blind_folds, folds, probe_rows
+from toolkit.probe_inputs import ProbeRows, as_array, blind_folds, check_count, folds, probe_rows
 
 _TYPES = [np.float64, np.float32]
 GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -68,7 +68,11 @@ class Probe(ClassifierMixin, BaseEstimator):
         """Heads for raw rows, one for each column of labels, each with a penalty of its own where none is given.
 
         The rows' factorisation is shared. `data.labels` is not used, only its classes, weights and documents.
+
+        Raises:
+            UserError: settings out of range.
         """
+        self._check(data)
         rows, scale = self._design(data)
         return self.fit_many(rows, labels, data, self.choose(data, labels, blind_folds)[0]).unscaled(scale)
 
@@ -117,11 +121,17 @@ class Probe(ClassifierMixin, BaseEstimator):
         if self.class_weight is None:
             return None
         if self.class_weight == "balanced":
-            held = np.bincount(data.labels, data.weights)
-            values = held.sum() / (len(held) * held)
-        else:
-            values = np.array([self.class_weight.get(c, 1.0) for c in data.classes.tolist()])
+            return self._balanced(data, labels)
+        values = np.array([self.class_weight.get(c, 1.0) for c in data.classes.tolist()])
         return self.to_tensor(values).to(self.to_tensor(data.X).dtype).expand(labels.shape[1], -1)
+
+    def _balanced(self, data: ProbeRows, labels: Tensor) -> Float[Tensor, "problems classes"]:
+        """Shares that give the classes of each column equal weight; a class without rows needs none."""
+        w = self.to_tensor(data.weights)
+        held = torch.stack([w @ (labels == c).to(w.dtype) for c in range(len(data.classes))], 1)
+        present = (held > 0).sum(1, keepdim=True)
+        values = torch.where(held > 0, w.sum() / (present * held), 1.0)
+        return values.to(self.to_tensor(data.X).dtype)
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Scores (rows, classes), or log-odds of the second of two classes (rows,)."""
@@ -176,20 +186,27 @@ class Probe(ClassifierMixin, BaseEstimator):
     def _check(self, data: ProbeRows) -> None:
         for name in ("l2", "shrinkage"):
             value = getattr(self, name, None)
-            require(
-                value is None or bool(np.isfinite(value) and value >= 0),
-                f"{name}={value}: expected a number of at least 0",
-            )
+            number = isinstance(value, (int, float, np.number)) and bool(np.isfinite(value) and value >= 0)
+            require(value is None or number, f"{name}={value!r}: expected a number of at least 0")
         shrinkage = getattr(self, "shrinkage", None)
         require(shrinkage is None or shrinkage <= 1, f"shrinkage={shrinkage}: expected a share, at most 1")
-        for name in ("folds", "rank", "hidden"):
-            value, least = getattr(self, name, 2), 2 if name == "folds" else 1
-            whole = bool(isinstance(value, (int, np.integer)) and value >= least)
-            require(whole, f"{name}={value}: expected a whole number of at least {least}")
+        for name, least in (("folds", 2), ("rank", 1), ("hidden", 1)):
+            check_count(getattr(self, name, least), name, least=least)
+        n, d = data.X.shape
         if getattr(self, "l2", None) == 0:
-            n, d = data.X.shape
             require(n > d, f"l2=0 with {n} rows in {d} dimensions: the fit is not unique; give a penalty l2 > 0")
-        if isinstance(getattr(self, "class_weight", None), dict):
-            for key in self.class_weight:
-                if key not in data.classes.tolist():
-                    raise unknown("class in class_weight", str(key), [str(c) for c in data.classes])
+        if shrinkage == 0:
+            free = n - len(data.classes)
+            require(
+                free >= d,
+                f"shrinkage=0 with {n} rows of {len(data.classes)} classes in {d} dimensions: the covariance within "
+                "classes has no inverse; give a shrinkage > 0",
+            )
+        weighting = getattr(self, "class_weight", None)
+        require(
+            weighting is None or isinstance(weighting, dict) or weighting == "balanced",
+            f"class_weight={weighting!r}: expected None, 'balanced' or a dict of label to weight",
+        )
+        for key in weighting if isinstance(weighting, dict) else ():
+            if key not in data.classes.tolist():
+                raise unknown("class in class_weight", str(key), [str(c) for c in data.classes])

@@ -9,7 +9,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
 from toolkit.coding_inputs import as_rows
-from toolkit.errors import require
+from toolkit.errors import UserError, require
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,11 @@ def probe_rows(X: Any, y: Any, sample_weight: Any = None, groups: Any = None) ->
     """Check rows and what belongs to each.
 
     Raises:
-        UserError: NaN, labels that are not classes or not one a row, one class only, weights that are negative, not
-            finite or all zero, a document missing for some row.
+        UserError: NaN, a label missing, labels that are not classes or not one a row, one class only, rows that are all
+            the same, weights that are negative, not finite or all zero, a document missing for some row.
     """
     X = as_rows(X, "X")
-    check_classification_targets(y)
-    y = column_or_1d(as_array(y), warn=True)
-    _one_a_row(y, "y", len(X))
+    y = _labels(y, len(X))
     weights = np.ones(len(X)) if sample_weight is None else np.asarray(as_array(sample_weight), float)
     _one_a_row(weights, "sample_weight", len(X))
     require(
@@ -62,10 +60,23 @@ def probe_rows(X: Any, y: Any, sample_weight: Any = None, groups: Any = None) ->
     classes, labels = np.unique(y[kept], return_inverse=True)
     require(
         len(classes) > 1,
-        f"y holds one class only ({classes[0]!r}): a classifier needs examples of at least two classes",
+        f"y holds one class only ({classes.tolist()[0]!r}): a classifier needs examples of at least two classes",
     )
+    require(len(X) == 1 or bool((X[0] != X).any()), "X: every row is the same, so all its columns are constant")
     numbers = _documents(groups, X)
     return ProbeRows(X[kept], labels, classes, weights[kept], numbers[kept], groups is not None)
+
+
+def _labels(y: Any, rows: int) -> Shaped[np.ndarray, " rows"]:
+    require(y is not None, "y should be a 1d array of labels, one for each row of X: got None")
+    _present(np.asarray(as_array(y)), "y", "label")
+    try:
+        check_classification_targets(y)
+        y = column_or_1d(as_array(y), warn=True)
+    except ValueError as error:
+        raise UserError(f"y: {' '.join(str(error).split())}") from error
+    _one_a_row(y, "y", rows)
+    return y
 
 
 def _one_a_row(values: np.ndarray, name: str, rows: int) -> None:
@@ -75,11 +86,30 @@ def _one_a_row(values: np.ndarray, name: str, rows: int) -> None:
 def _documents(groups: Any, X: Float[np.ndarray, "rows d"]) -> Int[np.ndarray, " rows"]:
     if groups is None:
         return np.unique(X, axis=0, return_inverse=True)[1].reshape(-1)
-    groups = np.asarray(as_array(groups))
-    _one_a_row(groups, "groups", len(X))
-    missing = groups == None if groups.dtype.kind == "O" else groups != groups  # noqa: E711
-    require(not missing.any(), f"groups lacks a document for row {int(np.argmax(missing))}: expected one for each row")
-    return np.unique(groups, return_inverse=True)[1]
+    return numbered(groups, "groups", "document", len(X))
+
+
+def numbered(values: Any, name: str, what: str, rows: int) -> Int[np.ndarray, " rows"]:
+    """A number from 0 for each different value, sorted; `name` is the argument, `what` one of its values.
+
+    Raises:
+        UserError: not one a row, one missing (None or NaN), values that cannot be sorted.
+    """
+    values = np.asarray(as_array(values))
+    _one_a_row(values, name, rows)
+    _present(values, name, what)
+    try:
+        return np.unique(values, return_inverse=True)[1]
+    except TypeError as error:
+        raise UserError(f"{name} mixes types that cannot be sorted ({error}): give numbers or text") from error
+
+
+def _present(values: np.ndarray, name: str, what: str) -> None:
+    """Refuse None and NaN, which differs from itself."""
+    missing = values != values
+    if values.dtype.kind == "O":
+        missing = missing | (values == None)  # noqa: E711
+    require(not missing.any(), f"{name} lacks a {what} for row {int(np.argmax(missing))}: expected one for each row")
 
 
 def folds(data: ProbeRows, count: int, *, seed: int) -> Int[np.ndarray, " rows"]:
@@ -89,36 +119,59 @@ def folds(data: ProbeRows, count: int, *, seed: int) -> Int[np.ndarray, " rows"]
         UserError: fewer documents, or members of a class, than folds; a fold that would hold no row, or whose removal
             would leave a class without members.
     """
-    distinct = data.labels if data.grouped else np.unique(np.stack([data.groups, data.labels]), axis=1)[1]
-    sizes = np.bincount(distinct)
-    least = int(sizes.argmin())
-    require(
-        sizes[least] >= count,
-        f"y: class {data.classes[least]!r} has {sizes[least]} members, fewer than folds={count}: lower it or give l2",
-    )
+    check_members(data, count)
     table = np.zeros((int(data.groups.max()) + 1, len(data.classes) + 1))  # rows by class, and all of them
     np.add.at(table, (data.groups, data.labels), 1.0)
     table[:, -1] = np.bincount(data.groups)
     found = _dealt(data, table, count, seed)
     for fold in range(count):
-        kept = np.bincount(data.labels[found != fold], minlength=len(sizes))
+        kept = np.bincount(data.labels[found != fold], minlength=len(data.classes))
         require(
             bool((kept > 0).all()),
-            f"{_source(data)}: all of class {data.classes[int(kept.argmin())]!r} lies in one of {count} folds; lower "
-            "folds, or give l2",
+            f"{_source(data)}: all of class {data.classes.tolist()[int(kept.argmin())]!r} lies in one "
+            f"of {count} folds; lower folds, or give l2",
         )
     return found
 
 
-def blind_folds(data: ProbeRows, count: int, *, seed: int) -> Int[np.ndarray, " rows"]:
+def check_members(data: ProbeRows, count: int, *, name: str = "folds") -> None:
+    """Refuse a class with fewer members than folds, which the argument `name` asked for.
+
+    Raises:
+        UserError: such a class.
+    """
+    distinct = data.labels if data.grouped else np.unique(np.stack([data.groups, data.labels]), axis=1)[1]
+    sizes = np.bincount(distinct)
+    least = int(sizes.argmin())
+    require(
+        sizes[least] >= count,
+        f"y: class {data.classes.tolist()[least]!r} has {sizes[least]} members, fewer than {name}={count}: "
+        + _way_out(name),
+    )
+
+
+def _way_out(name: str) -> str:
+    return f"lower {name}, or give l2" if name == "folds" else f"lower {name}, or give more rows"
+
+
+def blind_folds(data: ProbeRows, count: int, *, seed: int, name: str = "folds") -> Int[np.ndarray, " rows"]:
     """`folds` that do not look at labels: the same whatever they are, as a permutation test needs them.
 
     Folds that balance the labels as observed would not balance permuted ones, and would favour the former.
 
+    `name` is the argument that asked for them.
+
     Raises:
-        UserError: fewer documents than folds, or a fold that would hold no row.
+        UserError: a count that is no whole number of at least 2, fewer documents than folds.
     """
-    return _dealt(data, np.bincount(data.groups)[:, None].astype(float), count, seed)
+    check_count(count, name, least=2)
+    return _dealt(data, np.bincount(data.groups)[:, None].astype(float), count, seed, name)
+
+
+def check_count(value: Any, name: str, *, least: int) -> None:
+    """Refuse what is no whole number of at least `least`."""
+    whole = bool(isinstance(value, (int, np.integer)) and value >= least)
+    require(whole, f"{name}={value!r}: expected a whole number of at least {least}")
 
 
 def _source(data: ProbeRows) -> str:
@@ -126,14 +179,14 @@ def _source(data: ProbeRows) -> str:
 
 
 def _dealt(
-    data: ProbeRows, table: Float[np.ndarray, "documents columns"], count: int, seed: int
+    data: ProbeRows, table: Float[np.ndarray, "documents columns"], count: int, seed: int, name: str = "folds"
 ) -> Int[np.ndarray, " rows"]:
     """Each document to the fold that keeps the folds' shares of every column most even, the largest first."""
     present = np.unique(data.groups)
     what = "documents" if data.grouped else "different rows"
     require(
         len(present) >= count,
-        f"{_source(data)} holds {len(present)} {what}, fewer than folds={count}: lower folds, or give l2",
+        f"{_source(data)} holds {len(present)} {what}, fewer than {name}={count}: {_way_out(name)}",
     )
     table = table / table.sum(0)
     order = np.random.default_rng([seed, 31]).permutation(present)
@@ -147,6 +200,6 @@ def _dealt(
     for fold in range(count):
         require(
             bool((found == fold).any()),
-            f"{_source(data)}: fold {fold} of {count} is left empty; lower folds, or give l2",
+            f"{_source(data)}: fold {fold} of {count} is left empty; {_way_out(name)}",
         )
     return found

@@ -8,12 +8,15 @@ from typing import Any
 
 from torch import Tensor
 
+from toolkit.control_tasks import selectivity as selectivity
 from toolkit.discriminants import discriminants, least_squares
 from toolkit.errors import require, unknown
 from toolkit.heads import Heads
 from toolkit.logistic import Design, fit_logistic
+from toolkit.permutation_null import permutation_null as permutation_null
 from toolkit.probe_base import Probe
 from toolkit.probe_inputs import ProbeRows
+from toolkit.probe_search import select_probe as select_probe
 from toolkit.shallow import fit_low_rank, fit_networks
 
 
