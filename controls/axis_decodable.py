@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from controls.axes import SHARE, Axis, above, below, unasked
-from controls.decoding import FOLDS, Folded, folded, spread
+from controls.decoding import FOLDS, Folded, deal, folded, spread
 from controls.subject import Subject, as_float, halves
 from toolkit.label_permutations import permuted_rows
 
@@ -39,7 +39,7 @@ class Decoded:
 def decode(subject: Subject, *, permutations: int, seed: int) -> tuple[Decoded, Folded]:
     """Score all labels, and as many permutations of them in each scheme."""
     Y = subject.table
-    data = folded(subject.activations, halves(subject.groups, FOLDS, seed=seed))
+    data = folded(subject.activations, deal(halves(subject.groups, FOLDS, seed=seed)))
     r = data.r(as_float(Y))
     error = spread(data.scores(as_float(Y)), as_float(Y), subject.groups, draws=DRAWS, seed=seed)
     by_document = _permuted(data, Y, "documents", subject, permutations, seed)
@@ -112,13 +112,12 @@ def null_scores(
 ) -> NullScores:
     """The same labels, folds and read-outs on the same inputs through networks drawn anew."""
     Y = as_float(subject.table)
-    fold_of = data.fold_of.numpy()
     r: dict[str, Tensor] = {}
     error: dict[str, Tensor] = {}
     for kind, draw in subject.nulls.items():
         found = []
         for number in range(seeds):
-            null = folded(draw(seed * 100_003 + number), fold_of)
+            null = folded(draw(seed * 100_003 + number), data.dealt)
             found.append(null.r(Y))
             if number == 0:
                 error[kind] = spread(null.scores(Y), Y, subject.groups, draws=DRAWS, seed=seed)

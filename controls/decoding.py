@@ -5,6 +5,7 @@ little shrinkage; for two classes that is least squares, so that every label vec
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -18,75 +19,89 @@ FOLDS = 3
 
 
 @dataclass(frozen=True)
+class Deal:
+    """Rows dealt to folds, and put in the folds' order so that a fold is a slice."""
+
+    order: Int[Tensor, " rows"]
+    """The row at each place."""
+    edges: tuple[int, ...]
+    """Where each fold begins, and the end."""
+
+    @property
+    def slices(self) -> list[slice]:
+        """The folds."""
+        return [slice(a, b) for a, b in pairwise(self.edges)]
+
+
+def deal(fold_of: Int[np.ndarray, " rows"]) -> Deal:
+    """From the fold of each row."""
+    edges = np.cumsum(np.bincount(fold_of))
+    return Deal(torch.from_numpy(np.argsort(fold_of, kind="stable")), (0, *edges.tolist()))
+
+
+@dataclass(frozen=True)
 class Folded:
     """Activations cut into folds, and what every label vector needs of them."""
 
+    dealt: Deal
+    """Which rows the folds hold."""
     X: Float[Tensor, "rows d"]
-    """Activations less their mean."""
-    fold_of: Int[Tensor, " rows"]
-    """The fold of each row."""
+    """Activations less their mean, in the folds' order."""
     sums: Float[Tensor, "folds d"]
     """Of each fold's rows."""
     grams: Float[Tensor, "folds d d"]
     """Of each fold's rows, X^T X."""
-    counts: Float[Tensor, " folds"]
-    """Rows of each fold."""
+
+    @property
+    def counts(self) -> Float[Tensor, " folds"]:
+        """Rows of each fold."""
+        return torch.tensor(self.dealt.edges, dtype=torch.float64).diff()
 
     def r(self, Y: Float[Tensor, "rows columns"]) -> Float[Tensor, " columns"]:
         """Held-out correlation of each column of labels with its read-out, pooled over folds."""
-        moments, totals, squares = 0.0, 0.0, 0.0
-        products, sums, weights = self._read_outs(Y)
-        for fold, w in enumerate(weights):
-            moments = moments + (w * products[fold]).sum(0)
-            totals = totals + self.sums[fold] @ w
-            squares = squares + (w * (self.grams[fold] @ w)).sum(0)
-        n, y = self.counts.sum(), sums.sum(0)
-        return correlation(n, torch.as_tensor(totals), y, torch.as_tensor(squares), y, torch.as_tensor(moments))
+        products, sums, weights = self._read_outs(Y[self.dealt.order])  # weights (folds, d, columns)
+        moments = (weights * products).sum((0, 1))
+        totals = torch.einsum("fd,fdc->c", self.sums, weights)
+        squares = (weights * (self.grams @ weights)).sum((0, 1))
+        y = sums.sum(0)
+        return correlation(self.counts.sum(), totals, y, squares, y, moments)
 
     def scores(self, Y: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
         """Held-out read-outs, of standard deviation about 1."""
         found = torch.empty(Y.shape, dtype=torch.float64)
-        for fold, w in enumerate(self._read_outs(Y)[2]):
-            rows = self.fold_of == fold
-            found[rows] = self.X[rows].double() @ w
+        weights = self._read_outs(Y[self.dealt.order])[2]
+        for rows, w in zip(self.dealt.slices, weights, strict=True):
+            found[self.dealt.order[rows]] = self.X[rows].double() @ w
         return found
 
-    def _read_outs(self, Y: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """X^T Y (folds, d, columns), sums of Y (folds, columns), and each fold's read-outs (d, columns)."""
-        parts = [self.fold_of == fold for fold in range(len(self.counts))]
-        products = torch.stack([self.X[rows].mT @ Y[rows] for rows in parts]).double()
-        sums = torch.stack([Y[rows].sum(0) for rows in parts]).double()
-        weights = []
-        for fold in range(len(parts)):
-            n = self.counts.sum() - self.counts[fold]
-            mean = (self.sums.sum(0) - self.sums[fold]) / n
-            covariance = (self.grams.sum(0) - self.grams[fold]) / n - torch.outer(mean, mean)
-            cross = (products.sum(0) - products[fold]) / n - torch.outer(mean, (sums.sum(0) - sums[fold]) / n)
-            weights.append(read_outs(covariance, cross))
-        return products, sums, weights
+    def _read_outs(self, Y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """X^T Y (folds, d, columns), sums of Y (folds, columns), and each fold's read-outs (folds, d, columns)."""
+        products = torch.stack([self.X[rows].mT @ Y[rows] for rows in self.dealt.slices]).double()
+        sums = torch.stack([Y[rows].sum(0) for rows in self.dealt.slices]).double()
+        n = (self.counts.sum() - self.counts)[:, None]
+        mean, share = (self.sums.sum(0) - self.sums) / n, (sums.sum(0) - sums) / n
+        covariance = (self.grams.sum(0) - self.grams) / n[..., None] - mean[:, :, None] * mean[:, None]
+        cross = (products.sum(0) - products) / n[..., None] - mean[:, :, None] * share[:, None]
+        return products, sums, read_outs(covariance, cross)
 
 
-def read_outs(covariance: Float[Tensor, "d d"], cross: Float[Tensor, "d columns"]) -> Float[Tensor, "d columns"]:
+def read_outs(
+    covariance: Float[Tensor, "*folds d d"], cross: Float[Tensor, "*folds d columns"]
+) -> Float[Tensor, "*folds d columns"]:
     """Discriminants of labels with these covariances with the rows, scaled to variance 1 on the rows."""
-    d = len(covariance)
-    mean = covariance.diagonal().mean()
+    d = covariance.shape[-1]
+    mean = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
     shrunk = (1 - SHRINKAGE) * covariance + SHRINKAGE * mean * torch.eye(d, dtype=covariance.dtype)
     w = torch.linalg.solve(shrunk, cross)
-    return w / (w * (covariance @ w)).sum(0).clamp(min=1e-30).sqrt()
+    return w / (w * (covariance @ w)).sum(-2, keepdim=True).clamp(min=1e-30).sqrt()
 
 
-def folded(X: Float[Tensor, "rows d"], fold_of: Int[np.ndarray, " rows"]) -> Folded:
+def folded(X: Float[Tensor, "rows d"], dealt: Deal) -> Folded:
     """Activations ready for any labels."""
-    X = (X - X.mean(0)).float()
-    fold = torch.from_numpy(fold_of)
-    parts = [X[fold == number] for number in range(int(fold.max()) + 1)]
-    return Folded(
-        X,
-        fold,
-        torch.stack([part.sum(0) for part in parts]).double(),
-        torch.stack([part.mT @ part for part in parts]).double(),
-        torch.tensor([len(part) for part in parts], dtype=torch.float64),
-    )
+    X = (X - X.mean(0)).float()[dealt.order]
+    parts = [X[rows] for rows in dealt.slices]
+    sums = torch.stack([part.sum(0) for part in parts]).double()
+    return Folded(dealt, X, sums, torch.stack([part.mT @ part for part in parts]).double())
 
 
 def correlation(n: Tensor, s: Tensor, y: Tensor, ss: Tensor, yy: Tensor, sy: Tensor) -> Tensor:

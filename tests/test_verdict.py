@@ -11,7 +11,7 @@ from controls.axes import CAUSAL, SHARE, Axis, above, below
 from controls.axis_causal import Effort, causal_axes
 from controls.axis_decodable import beyond_nulls, beyond_token, decode, null_scores
 from controls.calibration import rate, uniformity
-from controls.decoding import SHRINKAGE, folded
+from controls.decoding import SHRINKAGE, deal, folded
 from controls.directions import covariates
 from controls.subject import Subject, halves, subject_of
 from controls.verdict import Evidence, judge, open_question, step_up
@@ -103,7 +103,7 @@ def test_held_out_r_is_that_of_discriminants_fitted_one_by_one():
             y = Y[fold != k, c]
             w = np.linalg.solve(shrunk, train[y == 1].mean(0) - train[y == 0].mean(0))
             scores[fold == k, c] = (test - X.mean(0)) @ w / np.sqrt(w @ covariance @ w)
-    data = folded(torch.from_numpy(X), fold)
+    data = folded(torch.from_numpy(X), deal(fold))
     expected = [np.corrcoef(scores[:, c], Y[:, c])[0, 1] for c in range(2)]
     np.testing.assert_allclose(data.r(torch.from_numpy(Y).float()).numpy(), expected, atol=1e-5)
     np.testing.assert_allclose(data.scores(torch.from_numpy(Y).float()).numpy(), scores, atol=1e-4)
