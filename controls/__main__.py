@@ -36,6 +36,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
     one.add_argument("--world", default="all", metavar="NAME", help="a world, package.module:ClassName, or all six")
     one.add_argument("--seeds", type=int, default=300, help="networks and data sets of each world (default: 300)")
     one.add_argument("--rows", type=int, default=4000, help="rows of each (default: 4000)")
+    one.add_argument("--power", type=int, default=0, metavar="SEEDS", help="of each point of the curves of power")
     one.add_argument("--alpha", type=float, default=0.05, help="error rate asked for (default: .05)")
     one.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: every core)")
     one.add_argument("--cluster", default="", metavar="ADDRESS", help="a Dask scheduler, in place of processes")
@@ -56,14 +57,17 @@ def _calibrate(chosen: Namespace) -> int:
 
     for name in ("seeds", "rows", "workers"):
         require(getattr(chosen, name) >= 1, f"--{name} must be at least 1, got {getattr(chosen, name)}")
+    require(chosen.power >= 0, f"--power must not be negative, got {chosen.power}")
     require(0 < chosen.alpha < 1, f"--alpha must lie between 0 and 1, got {chosen.alpha}")
     require(0 <= chosen.seed < 2**31, f"--seed must be a whole number in [0, 2**31), got {chosen.seed}")
     bad = 0
     for world in WORLDS if chosen.world == "all" else [chosen.world]:
-        job = Job(world, chosen.seeds, chosen.rows, chosen.alpha, chosen.seed, chosen.workers, chosen.cluster)
-        found, folder, seconds = calibrate(job, out=chosen.out, resume=chosen.resume, quiet=chosen.quiet)
-        print(f"\n{world}: {chosen.seeds} seeds of {chosen.rows:,} rows\n{table(found)}\n{seconds:.0f} s; {folder}")
-        bad += bool(missed(found))
+        asked = {name: getattr(chosen, name) for name in Job.__dataclass_fields__ if name != "world"}
+        job = Job(world, **asked)
+        done = calibrate(job, out=chosen.out, resume=chosen.resume, quiet=chosen.quiet)
+        print(f"\n{world}: {chosen.seeds} seeds of {chosen.rows:,} rows\n{table(done)}")
+        print(f"{done.seconds:.0f} s; {done.folder}", flush=True)
+        bad += bool(missed(done.found))
     return 1 if bad else 0
 
 

@@ -39,9 +39,33 @@ class Job:
     """Processes."""
     cluster: str = ""
     """Address of a Dask scheduler in place of processes."""
+    power: int = 0
+    """Seeds of each point of the curves of power against rows and effect; 0 leaves them out."""
+
+    def cells(self) -> list[dict[str, Any]]:
+        """Every seed, then those of the curves: fewer rows, and weaker effects where the world has such a setting."""
+        main = [{"seed": number, "rows": self.rows} for number in range(self.seeds)]
+        points: list[dict[str, Any]] = [{"rows": self.rows // part} for part in (8, 4, 2)]
+        if hasattr(open_world(self.world), "effect"):
+            points += [{"rows": self.rows, "effect": effect} for effect in (0.125, 0.25, 0.5)]
+        return main + [{"seed": number, **point} for point in points for number in range(self.power)]
 
 
-def calibrate(job: Job, *, out: str, resume: bool, quiet: bool) -> tuple[Calibration, Path, float]:
+@dataclass(frozen=True)
+class Calibrated:
+    """A calibration that came to its end."""
+
+    found: Calibration
+    """What all seeds at the rows asked for add up to."""
+    power: dict[str, dict[str, float]]
+    """Power and false rates with fewer rows and weaker effects."""
+    folder: Path
+    """Where it is."""
+    seconds: float
+    """How long this command worked on it."""
+
+
+def calibrate(job: Job, *, out: str, resume: bool, quiet: bool) -> Calibrated:
     """Judge every seed that is not yet judged, and write the run folder.
 
     Raises:
@@ -50,15 +74,15 @@ def calibrate(job: Job, *, out: str, resume: bool, quiet: bool) -> tuple[Calibra
     began = time.monotonic()
     world = open_world(job.world)
     subject_of(check_sample(world.sample(job.seed, job.rows), world))  # refused before a folder is made
-    settings = Settings(world=job.world, rows=job.rows, alpha=job.alpha)
-    config = {"seed": job.seed, "seeds": job.seeds, "settings": to_dict(settings)}
+    settings, wanted = Settings(world=job.world, alpha=job.alpha), job.cells()
+    config = {"seed": job.seed, "seeds": job.seeds, "rows": job.rows, "power": job.power, "settings": to_dict(settings)}
     opened = open_run(out, f"calibrate-{world.name}", config, resume=resume)
     with writing(opened.folder):
         try:
             cells = sweep(
                 judge_world,
                 settings,
-                [{"seed": number} for number in range(job.seeds)],
+                wanted,
                 seed=job.seed,
                 folder=opened.folder,
                 workers=job.workers,
@@ -70,13 +94,39 @@ def calibrate(job: Job, *, out: str, resume: bool, quiet: bool) -> tuple[Calibra
             if not any(opened.folder.glob(CELLS)):
                 shutil.rmtree(opened.folder)
             raise
-        found = summarise(cells, permutations=settings.budget.permutations)
+        m = settings.budget.permutations
+        found = summarise(cells[: job.seeds], permutations=m)
+        curves = power(
+            {name: summarise(some, permutations=m) for name, some in points(wanted, cells, job.seeds).items()}
+        )
         qq_figure(found.null_p, opened.folder / "null_p_values.svg")
         tensors = {
             f"{name}.{i:05d}": cell[name] for i, cell in enumerate(cells) for name in ("truth", "verdict", "numbers")
         }
-        folder = opened.finish(_finite(found.metrics()), tensors, checks(found))
-    return found, folder, time.monotonic() - began
+        folder = opened.finish(_finite({**found.metrics(), "power": curves}), tensors, checks(found))
+    return Calibrated(found, curves, folder, time.monotonic() - began)
+
+
+def points(wanted: list[dict[str, Any]], cells: list[Any], seeds: int) -> dict[str, list[Any]]:
+    """The cells of each point of the curves, by what it is."""
+    found: dict[str, list[Any]] = {}
+    for cell, measured in zip(wanted[seeds:], cells[seeds:], strict=True):
+        name = f"{cell['rows']} rows" + (f", effect {cell['effect']}" if "effect" in cell else "")
+        found.setdefault(name, []).append(measured)
+    return found
+
+
+def power(curves: dict[str, Calibration]) -> dict[str, dict[str, float]]:
+    """Power and false rates at each point."""
+    return {
+        name: {
+            "power_model": one.power_model.value,
+            "power_dataset": one.power_dataset.value,
+            "false_model_rate": one.false_model.value,
+            "false_dataset_rate": one.false_dataset.value,
+        }
+        for name, one in curves.items()
+    }
 
 
 def _finite(value: Any) -> Any:
@@ -114,12 +164,14 @@ def missed(found: Calibration) -> list[str]:
     return [check["claim"] for check in checks(found) if not check["passed"]]
 
 
-def table(found: Calibration) -> str:
-    """Truth by verdict, the rates, and what each named feature came to."""
+def table(calibrated: Calibrated) -> str:
+    """Truth by verdict, what each named feature came to, power, and the bars."""
+    found, curves = calibrated.found, calibrated.power
     width = max(12, *(len(name) + 2 for name in found.by_name))
     lines = [f"{'truth':{width}}" + "".join(f"{name:>11}" for name in VERDICTS)]
     for rows in (found.confusion, found.by_name):
         lines += [f"{name:{width}}" + "".join(f"{row[v]:>11}" for v in VERDICTS) for name, row in rows.items()] + [""]
+    lines += [f"{name}: " + ", ".join(f"{k} {v:.3f}" for k, v in one.items()) for name, one in curves.items()]
     for check in checks(found):
         low, high = check.get("interval", (None, None))
         spread = "" if low is None else f" [{low:.3f}, {high:.3f}]"

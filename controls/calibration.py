@@ -1,8 +1,9 @@
 """The suite on trial: verdicts on planted worlds against their truth, with error rates and p-values under the null."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor
 from controls.judging import Budget, verdicts
 from controls.subject import subject_of
 from controls.verdict import VERDICTS, Verdict
-from controls.worlds import TRUTHS, check_sample, open_world
+from controls.worlds import TRUTHS, World, check_sample, open_world
+from toolkit.errors import require
 
 NAME_BYTES = 64
 """Of a feature's name that are kept in a cell's result."""
@@ -25,8 +27,6 @@ class Settings:
 
     world: str = "read-and-idle"
     """One of the six, or package.module:ClassName."""
-    rows: int = 4000
-    """Rows of a sample."""
     alpha: float = 0.05
     """Error rate asked of the verdicts."""
     budget: Budget = field(default_factory=Budget)
@@ -34,10 +34,13 @@ class Settings:
 
 
 def judge_world(settings: Settings, cell: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
-    """One seed of a world: truths, verdicts and what they rest on, a row a feature."""
-    world = open_world(settings.world)
+    """One seed of a world: truths, verdicts and what they rest on, a row a feature.
+
+    The cell holds the seed, the rows and, where it is not the world's own, the effect.
+    """
+    world = of_effect(open_world(settings.world), cell.get("effect"))
     number = 1_000_003 * seed + int(cell["seed"])
-    sample = check_sample(world.sample(number, settings.rows), world)
+    sample = check_sample(world.sample(number, int(cell["rows"])), world)
     found = verdicts(subject_of(sample), alpha=settings.alpha, seed=number, budget=settings.budget)
     names = [one.evidence.feature for one in found]
     return {
@@ -46,6 +49,21 @@ def judge_world(settings: Settings, cell: Mapping[str, Any], seed: int) -> dict[
         "numbers": torch.tensor([_numbers(one) for one in found], dtype=torch.float64),
         "names": torch.tensor([list(name.encode()[:NAME_BYTES].ljust(NAME_BYTES)) for name in names]),
     }
+
+
+def of_effect(world: World, effect: float | None) -> World:
+    """The world with its used features moving their outputs so far; itself without an effect.
+
+    Raises:
+        UserError: the world has no such setting.
+    """
+    if effect is None:
+        return world
+    require(
+        dataclasses.is_dataclass(world) and not isinstance(world, type) and hasattr(world, "effect"),
+        f"world {world.name!r} has no setting `effect` to be varied",
+    )
+    return cast(World, dataclasses.replace(cast(Any, world), effect=effect))
 
 
 COLUMNS = ("r", "p_found", "p_token", "token", "p_training", "training", "p_causal", "absent_causal", "causal")
