@@ -45,7 +45,7 @@ class Job:
     def cells(self) -> list[dict[str, Any]]:
         """Every seed, then those of the curves: fewer rows, and weaker effects where the world has such a setting."""
         main = [{"seed": number, "rows": self.rows} for number in range(self.seeds)]
-        points: list[dict[str, Any]] = [{"rows": self.rows // part} for part in (8, 4, 2)]
+        points: list[dict[str, Any]] = [{"rows": self.rows // part} for part in (4, 2)]
         if hasattr(open_world(self.world), "effect"):
             points += [{"rows": self.rows, "effect": effect} for effect in (0.125, 0.25, 0.5)]
         return main + [{"seed": number, **point} for point in points for number in range(self.power)]
@@ -73,8 +73,9 @@ def calibrate(job: Job, *, out: str, resume: bool, quiet: bool) -> Calibrated:
     """
     began = time.monotonic()
     world = open_world(job.world)
-    subject_of(check_sample(world.sample(job.seed, job.rows), world))  # refused before a folder is made
     settings, wanted = Settings(world=job.world, alpha=job.alpha), job.cells()
+    for rows in {cell["rows"] for cell in wanted}:  # refused before a folder is made
+        subject_of(check_sample(world.sample(job.seed, rows), world))
     config = {"seed": job.seed, "seeds": job.seeds, "rows": job.rows, "power": job.power, "settings": to_dict(settings)}
     opened = open_run(out, f"calibrate-{world.name}", config, resume=resume)
     with writing(opened.folder):
@@ -96,9 +97,8 @@ def calibrate(job: Job, *, out: str, resume: bool, quiet: bool) -> Calibrated:
             raise
         m = settings.budget.permutations
         found = summarise(cells[: job.seeds], permutations=m)
-        curves = power(
-            {name: summarise(some, permutations=m) for name, some in points(wanted, cells, job.seeds).items()}
-        )
+        parts = points(wanted, cells, job.seeds)
+        curves = power({name: summarise(some, permutations=m) for name, some in parts.items()})
         qq_figure(found.null_p, opened.folder / "null_p_values.svg")
         tensors = {
             f"{name}.{i:05d}": cell[name] for i, cell in enumerate(cells) for name in ("truth", "verdict", "numbers")
