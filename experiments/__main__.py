@@ -49,7 +49,12 @@ def _parse(argv: Sequence[str]) -> Namespace:
     running.add_argument("--quiet", action="store_true", help="no progress bars")
     running.add_argument("--model", default="", metavar="MODEL", help="folder or hub name (default: tiny-gpt2)")
     running.add_argument("--frequencies", default="", metavar="FILE", help="text (.txt, .txt.gz) to count tokens in")
-    running.add_argument("--corpus", default="", metavar="TEXT", help="file, folder, nltk:NAME or hf:NAME to train on")
+    running.add_argument(
+        "--corpus",
+        default="",
+        metavar="TEXT",
+        help="file, folder, nltk:NAME or hf:NAME to train on, or .conllu to read",
+    )
     reporting = actions.add_parser("report", help="one page over everything that has run")
     reporting.set_defaults(action=_report)
     reporting.add_argument("--to", default="", metavar="FILE", help="the page (default: report.html in --out)")
@@ -72,9 +77,10 @@ def _list(chosen: Namespace) -> int:
         times = "  ".join(f"{duration(e.seconds[scale]):>7}" for scale in SCALES)
         print(f"{e.row:4}{e.name:{width}}  {times}  {e.claim}")
     print(
-        "\nTimes on two cores. Rows E are about tiny-gpt2 unless --model MODEL names another; E6 and E7 need --corpus."
+        "\nTimes on two cores. Rows E and N are about tiny-gpt2 unless --model MODEL names another; E6, E7 and N need "
+        "--corpus, N one of .conllu."
     )
-    print("At scale paper rows E need --model: E1 to E4 are timed for 49,152 x 576, E5 to E7 for GPT-2 on one GPU.")
+    print("At scale paper rows E and N need --model: E1 to E4 are timed for 49,152 x 576, others for GPT-2 on one GPU.")
     print(f"{PROG} run NAME --scale smoke | default | paper")
     return 0
 

@@ -21,6 +21,8 @@ ROWS = [
     "S1",
     "S2",
     *(f"E{i}" for i in range(1, 8)),
+    "N1",
+    "N2",
 ]
 
 
@@ -80,9 +82,9 @@ def test_a_name_or_a_row_that_is_taken_is_refused():
         replace(pentagon, scales={"smoke": pentagon.scales["smoke"]})
 
 
-def test_only_experiments_on_an_embedding_take_a_model_planted_at_smoke_scale_and_shipped_at_default():
+def test_only_experiments_on_a_model_take_one_planted_at_smoke_scale_and_shipped_at_default():
     for experiment in ALL:
-        assert experiment.takes("model") == (experiment.group == "embedding")
+        assert experiment.takes("model") == (experiment.group in ("embedding", "network"))
         assert [experiment.needs_model(scale) for scale in registry.SCALES] == [False, False, experiment.takes("model")]
         if experiment.takes("model"):
             models = {scale: settings.model for scale, settings in experiment.scales.items()}
@@ -90,9 +92,9 @@ def test_only_experiments_on_an_embedding_take_a_model_planted_at_smoke_scale_an
             assert experiment.broken.model == ""
 
 
-def test_only_what_trains_on_text_takes_a_corpus_and_writes_its_own_at_smoke_scale_unless_a_model_is_to_read_it():
+def test_only_what_reads_text_takes_a_corpus_and_writes_its_own_at_smoke_scale_unless_a_model_is_to_read_it():
     readers = [e for e in ALL if e.takes("corpus")]
-    assert [e.row for e in readers] == ["E6", "E7"]
+    assert [e.row for e in readers] == ["E6", "E7", "N1", "N2"]
     for experiment in readers:
         assert [experiment.needs_corpus(scale, "") for scale in registry.SCALES] == [False, True, True]
         assert experiment.needs_corpus("smoke", "tiny-gpt2")
@@ -102,9 +104,9 @@ def test_only_what_trains_on_text_takes_a_corpus_and_writes_its_own_at_smoke_sca
 
 def test_names_and_patterns():
     assert [e.row for e in registry.chosen(["phase-diagram", "pentagon", "T*gon", "pent*"][:2])] == ["T2", "T3"]
-    assert registry.chosen(["all"]) == registry.chosen(["toy/*", "embedding/*"]) == ALL
+    assert registry.chosen(["all"]) == registry.chosen(["toy/*", "embedding/*", "network/*"]) == ALL
     assert {e.group for e in registry.chosen(["embedding/*"])} == {"embedding"}
-    assert registry.place("S2") < registry.place("E1") < registry.place("E4")
+    assert registry.place("S2") < registry.place("E1") < registry.place("E4") < registry.place("N1")
     assert [e.name for e in registry.chosen(["toy/pent*", "pentagon"])] == ["pentagon"]
     with pytest.raises(UserError, match="unknown experiment 'pentagno': did you mean 'pentagon'"):
         registry.chosen(["pentagno"])

@@ -18,6 +18,7 @@ from experiments.registry import Outcome
 from toolkit.errors import UserError
 
 ROOT = Path(__file__).parents[1]
+README = str(ROOT / "README.md")
 
 
 @pytest.fixture
@@ -125,6 +126,11 @@ def test_paper_scale_says_its_estimate_first(run, planted, tmp_path):
         (["run", "frozen-embedding", "pentagon", "--corpus", "x"], "pentagon takes no --corpus, got 'x': leave it out"),
         (["run", "toy/*", "--corpus", "x"], "none of toy/* takes --corpus, got 'x': leave it out"),
         (["run", "one-row", "--corpus", "./none.txt"], "none.txt"),
+        (["run", "control-tasks"], "control-tasks: no corpus given: --corpus takes a text file"),
+        (
+            ["run", "control-tasks", "--corpus", README],
+            f"control-tasks: {README} has no parts of speech: --corpus takes",
+        ),
         (["run", "all", "--model", "x", "--frequencies", "nothing.txt"], "no text file at nothing.txt"),
         (["run", "outside-superposition", "--scale", "smoke", "--modle", "x"], "did you mean '--model'?"),
         (["run", "pentagon", "--seed", "-1"], "--seed must be a whole number"),
@@ -197,16 +203,16 @@ def test_a_pattern_gives_the_text_to_those_that_read_it(run, started, tmp_path):
 def test_a_pattern_gives_the_model_to_those_that_take_it(run, started, tiny_model):
     code, out, _ = run("run", "all", "--model", tiny_model)
     assert code == 0
-    lacking = {"error-over-pretraining", "frozen-embedding", "one-row"}
+    lacking = {"error-over-pretraining", "frozen-embedding", "one-row", "control-tasks", "steering"}
     for experiment in registry.experiments():
         if experiment.name not in lacking:
             assert getattr(started[experiment.name], "model", None) == (
-                str(tiny_model) if experiment.group == "embedding" else None
+                str(tiny_model) if experiment.group in ("embedding", "network") else None
             )
     assert set(started) == {e.name for e in registry.experiments()} - lacking
     lines = [line for line in out.splitlines() if line.startswith("left out, ")]
     assert lines[0].startswith(f"left out, error-over-pretraining: {tiny_model} has no checkpoints: expected a folder")
-    assert lines[1].startswith("left out, frozen-embedding, one-row: no corpus given")
+    assert lines[1].startswith("left out, frozen-embedding, one-row, control-tasks, steering: no corpus given")
 
 
 def test_a_run_of_another_model_is_not_resumed(run, tiny_model, tmp_path):

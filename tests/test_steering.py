@@ -6,6 +6,7 @@ from scipy.optimize import linprog
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from toolkit.errors import UserError
+from toolkit.probes import LDAProbe
 from toolkit.steering import dual_basis, haufe_patterns, mean_differences, square_root
 from toolkit.steering_program import steering_vectors
 
@@ -75,6 +76,20 @@ def test_the_covariance_within_classes_takes_ldas_direction_to_the_difference_of
     assert np.corrcoef(lda.coef_[0], mean_differences(X, y)[:, 0])[0, 1] < 0.95
 
 
+def test_the_covariance_within_three_classes_takes_the_toolkits_lda_to_the_differences_of_means():
+    y = np.arange(501) % 3
+    X = data(rows=501) + 2 * draw(3, 8, seed=5)[y]
+    probe = LDAProbe(shrinkage=0.0).fit(X, y)
+    means = np.stack([X[y == c].mean(0) for c in range(3)])
+    within = np.cov((X - means[y]).T, bias=True)
+    # directions compare a class with all rows, differences of means with the other rows: a factor of 1 - 1/3
+    np.testing.assert_allclose(within @ probe.directions_.T, mean_differences(X, y) * (2 / 3), atol=1e-8)
+    # the premise: it is the covariance within classes, and unshrunk
+    assert np.abs(np.cov(X.T) @ probe.directions_.T - mean_differences(X, y) * (2 / 3)).max() > 0.1
+    shrunk = LDAProbe(shrinkage=0.5).fit(X, y).directions_
+    assert np.abs(within @ shrunk.T - mean_differences(X, y) * (2 / 3)).max() > 0.1
+
+
 def test_differences_of_means_by_hand():
     X, y = np.array([[0.0, 0], [2, 0], [0, 3], [0, 5], [8, 8]]), np.array(["a", "a", "b", "b", "c"])
     np.testing.assert_allclose(mean_differences(X, y).T, [[1 - 8 / 3, -16 / 3], [-10 / 3, 4 - 8 / 3], [7.5, 6]])
@@ -84,6 +99,8 @@ def test_differences_of_means_by_hand():
 def test_with_more_readouts_than_dimensions_the_pseudo_inverse_moves_them_by_d_over_m_on_average():
     W = draw(12, 8)
     assert np.diag(W @ np.linalg.pinv(W)).mean() == pytest.approx(8 / 12, abs=1e-12)
+    flat = draw(12, 5) @ draw(5, 8)  # the premise: full rank
+    assert np.diag(flat @ np.linalg.pinv(flat)).mean() == pytest.approx(5 / 12, abs=1e-12)
     with pytest.raises(UserError, match="12 rows in 8 dimensions"):
         dual_basis(W)
 

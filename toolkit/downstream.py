@@ -4,7 +4,7 @@ rest = LanguageDownstream(model, "blocks.2.hook_resid_post", tokens, places)   #
 rest(rest.activations + 0.1 * direction, torch.arange(n))                      # log-probabilities (n, vocabulary)
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -22,6 +22,7 @@ _TRIED = 4
 """Places at which both are compared."""
 
 
+@runtime_checkable
 class Downstream(Protocol):
     """What a network computes from activations, each row in its own context.
 

@@ -44,6 +44,7 @@ __all__ = [
     "load_embedding",
     "load_model",
     "load_network",
+    "with_network",
 ]
 
 EMBEDDINGS = "embeddings.safetensors"
@@ -232,6 +233,22 @@ def _kept_embedding(folder: Path, revision: str) -> Tensor | None:
             return None
         rows: Tensor = file.get_tensor(revision)
         return rows
+
+
+def with_network(model: LanguageModel, network: Any, name: str) -> LanguageModel:
+    """Another Hugging Face network of the same class and configuration in the place of a model's own.
+
+    Tokenizer, hooks and device are the model's; the model itself stays as it is. The network is wrapped, not copied.
+
+    Args:
+        network: as `type(original)(config)` makes it, in evaluation mode.
+        name: what the new model is called.
+    """
+    from transformer_lens.model_bridge import TransformerBridge
+
+    options = {"tokenizer": model.bridge.tokenizer, "device": model.device}
+    bridge = TransformerBridge.boot_transformers(model.bridge.cfg.model_name, hf_model=network, **options)
+    return LanguageModel(name, bridge, model.tokenizer, device=model.device)
 
 
 @dataclass(frozen=True)

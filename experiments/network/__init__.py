@@ -1,0 +1,1 @@
+"""One question a file, on the activations of a language model."""
