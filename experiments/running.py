@@ -12,12 +12,12 @@ from experiments.figures import as_json
 from experiments.registry import Experiment, Outcome, chosen, named
 from experiments.report import write_figures
 from experiments.static import draw
-from toolkit.sweep import CELLS, sweep
 from toolkit.configs import to_dict
 from toolkit.corpora import documents
 from toolkit.errors import UserError, require
 from toolkit.language import check_model
 from toolkit.runs import Run, open_run, plain, versions, write_json, writing
+from toolkit.sweep import CELLS, sweep
 
 _GIVEN = ("model", "frequencies", "corpus")
 FIGURES = "figures.json"

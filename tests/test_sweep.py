@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from toolkit.sweep import sweep
 from tests.planted import failing, killed_once, mortal, squares
 from toolkit.errors import UserError
+from toolkit.sweep import sweep
 
 CELLS = [{"x": x} for x in range(5)]
 
