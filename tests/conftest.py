@@ -113,6 +113,8 @@ checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
 assert not any(f"toolkit.{name}" in sys.modules for name in HOOKED), "the import hook comes too late to check anything"
 CONTROLS = (
     "initialised",
+    "model_weights",
+    "network_matrices",
     "weights",
     "world_and_circuit",
     "world_bystander",

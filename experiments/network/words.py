@@ -22,6 +22,8 @@ LAYER = "upos"
 """Universal parts of speech."""
 FIRST = "step_0"
 """The checkpoint before training, where a training kept it."""
+FEWEST = 5
+"""Words of a part of speech that folds can share."""
 
 
 class Given(Protocol):
@@ -78,7 +80,7 @@ def read_words(settings: Given, arm: str, replicate: int, seed: int) -> Words:
     """The words of one part of the corpus, with rows of the model as it is ("trained") or before training ("random").
 
     A word's row is that of its last token, where a model that reads from left to right has read all of it. Sentences
-    are read one at a time.
+    are read one at a time. Parts of speech with fewer than FEWEST words in the part are left out.
 
     Raises:
         UserError: the corpus is no CoNLL-U or too small, the model cannot be read or has no tokenizer.
@@ -97,9 +99,10 @@ def read_words(settings: Given, arm: str, replicate: int, seed: int) -> Words:
     places = rows.documents * length + rows.positions  # rising: rows stand in the order of the text
     at = np.searchsorted(places, np.searchsorted(texts, found.texts[kept]) * length + found.positions[kept])
     require(bool((rows.tokens[at] == found.ids[kept]).all()), f"{model.name} reads other tokens than its words have")
-    words = np.array(labelled.words)[found.words[kept]]
-    layers = {place: rows.rows(hook)[at].astype(np.float32) for place, hook in hooks.items()}
-    return Words(layers, np.array(found.values)[found.codes[kept]], words, found.documents[kept])
+    words, codes = np.array(labelled.words)[found.words[kept]], found.codes[kept]
+    often = np.bincount(codes)[codes] >= FEWEST
+    layers = {place: rows.rows(hook)[at[often]].astype(np.float32) for place, hook in hooks.items()}
+    return Words(layers, np.array(found.values)[codes[often]], words[often], found.documents[kept][often])
 
 
 def texts_of(labelled: Labelled, settings: Given, replicate: int, seed: int) -> Int[np.ndarray, " texts"]:
