@@ -28,8 +28,11 @@ def bounds(planted: float) -> Bounds:
     return Bounds(planted / 4, planted / 2)
 
 
-SHARE = bounds(1.0)
-"""Of the share of a decodability that is beyond the token, or beyond null networks: all of it, when planted."""
+WITHIN = bounds(1.0)
+"""Of the share of a decodability that is there within token types: all of it, when planted."""
+TRAINED = Bounds(0.25, 0.75)
+"""Of the share of a decodability that null networks lack: all of it, when planted. The bounds are symmetric, as a null
+network that shows more than a quarter of a feature has the feature."""
 CAUSAL = bounds(0.4)
 """Of the correlation of a feature with its output that steering brings about: a planted one makes for 16% of the
 output's variance."""

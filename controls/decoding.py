@@ -13,7 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 SHRINKAGE = 0.01
-"""Of the covariance, towards a multiple of the identity."""
+"""Of the median variance, added to all: a ridge."""
+LOPSIDED = 1e4
+"""Largest over median variance from which single precision is not enough."""
 FOLDS = 3
 """Of the cross-validation over documents."""
 
@@ -51,6 +53,8 @@ class Folded:
     """Of each fold's rows."""
     grams: Float[Tensor, "folds d d"]
     """Of each fold's rows, X^T X."""
+    ridge: float
+    """Added to the diagonal of covariances."""
 
     @property
     def counts(self) -> Float[Tensor, " folds"]:
@@ -58,13 +62,13 @@ class Folded:
         return torch.tensor(self.dealt.edges, dtype=torch.float64).diff()
 
     def r(self, Y: Float[Tensor, "rows columns"]) -> Float[Tensor, " columns"]:
-        """Held-out correlation of each column of labels with its read-out, pooled over folds."""
-        products, sums, weights = self._read_outs(Y[self.dealt.order])  # weights (folds, d, columns)
+        """Held-out correlation of each column with its read-out, pooled over folds."""
+        Y = Y[self.dealt.order]
+        products, sums, weights = self._read_outs(Y)  # weights (folds, d, columns)
         moments = (weights * products).sum((0, 1))
         totals = torch.einsum("fd,fdc->c", self.sums, weights)
         squares = (weights * (self.grams @ weights)).sum((0, 1))
-        y = sums.sum(0)
-        return correlation(self.counts.sum(), totals, y, squares, y, moments)
+        return correlation(self.counts.sum(), totals, sums.sum(0), squares, Y.square().sum(0).double(), moments)
 
     def scores(self, Y: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
         """Held-out read-outs, of standard deviation about 1."""
@@ -74,6 +78,16 @@ class Folded:
             found[self.dealt.order[rows]] = self.X[rows].double() @ w
         return found
 
+    def switches(self, Y: Float[Tensor, "rows columns"]) -> Float[Tensor, "columns d"]:
+        """Read-outs of labels 0 and 1 by all rows, scaled so that from 0 to 1 each moves by 1."""
+        Y = Y[self.dealt.order].double()
+        n, X = len(Y), self.X.double()
+        centred = Y - Y.mean(0)
+        cross = X.mT @ centred / n
+        w = read_outs(self.grams.sum(0) / n, cross, self.ridge)
+        moved = (w * cross).sum(0) / centred.square().mean(0).clamp(min=1e-12)  # of the read-out, by the label
+        return (w / torch.where(moved.abs() > 1e-12, moved, torch.inf)).mT
+
     def _read_outs(self, Y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """X^T Y (folds, d, columns), sums of Y (folds, columns), and each fold's read-outs (folds, d, columns)."""
         products = torch.stack([self.X[rows].mT @ Y[rows] for rows in self.dealt.slices]).double()
@@ -82,53 +96,85 @@ class Folded:
         mean, share = (self.sums.sum(0) - self.sums) / n, (sums.sum(0) - sums) / n
         covariance = (self.grams.sum(0) - self.grams) / n[..., None] - mean[:, :, None] * mean[:, None]
         cross = (products.sum(0) - products) / n[..., None] - mean[:, :, None] * share[:, None]
-        return products, sums, read_outs(covariance, cross)
+        return products, sums, read_outs(covariance, cross, self.ridge)
 
 
 def read_outs(
-    covariance: Float[Tensor, "*folds d d"], cross: Float[Tensor, "*folds d columns"]
+    covariance: Float[Tensor, "*folds d d"], cross: Float[Tensor, "*folds d columns"], ridge: float
 ) -> Float[Tensor, "*folds d columns"]:
     """Discriminants of labels with these covariances with the rows, scaled to variance 1 on the rows."""
-    d = covariance.shape[-1]
-    mean = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-    shrunk = (1 - SHRINKAGE) * covariance + SHRINKAGE * mean * torch.eye(d, dtype=covariance.dtype)
+    shrunk = covariance + ridge * torch.eye(covariance.shape[-1], dtype=covariance.dtype)
     w = torch.linalg.solve(shrunk, cross)
     return w / (w * (covariance @ w)).sum(-2, keepdim=True).clamp(min=1e-30).sqrt()
 
 
 def folded(X: Float[Tensor, "rows d"], dealt: Deal) -> Folded:
-    """Activations ready for any labels."""
+    """Activations ready for any labels.
+
+    The ridge is SHRINKAGE times the median variance of the directions that vary, so that one huge direction does not
+    drown the rest; where it is huge beside them, sums are taken in double precision.
+    """
     X = (X - X.mean(0)).float()[dealt.order]
-    parts = [X[rows] for rows in dealt.slices]
-    sums = torch.stack([part.sum(0) for part in parts]).double()
-    return Folded(dealt, X, sums, torch.stack([part.mT @ part for part in parts]).double())
+    grams = torch.stack([X[rows].mT @ X[rows] for rows in dealt.slices]).double()
+    values = spectrum(grams.sum(0) / len(X))
+    if values[-1] > LOPSIDED * values.median():
+        grams = torch.stack([X[rows].double().mT @ X[rows].double() for rows in dealt.slices])
+        values = spectrum(grams.sum(0) / len(X))
+    sums = torch.stack([X[rows].sum(0) for rows in dealt.slices]).double()
+    return Folded(dealt, X, sums, grams, SHRINKAGE * float(values.median()))
+
+
+def spectrum(covariance: Float[Tensor, "d d"]) -> Float[Tensor, " some"]:
+    """The eigenvalues that are more than rounding, rising; a single 1 where there are none."""
+    values = torch.linalg.eigvalsh(covariance)
+    kept = values[values > len(values) * torch.finfo(torch.float32).eps * values[-1]]
+    return kept if len(kept) else torch.ones(1, dtype=values.dtype)
 
 
 def correlation(n: Tensor, s: Tensor, y: Tensor, ss: Tensor, yy: Tensor, sy: Tensor) -> Tensor:
     """From sums over rows; 0 where either is constant."""
     variance = (ss - s * s / n) * (yy - y * y / n)
-    return torch.where(variance > 0, (sy - s * y / n) / variance.clamp(min=1e-300).sqrt(), 0.0)
+    flat = variance <= 1e-12 * ss * yy
+    return torch.where(flat, 0.0, (sy - s * y / n) / variance.clamp(min=1e-300).sqrt())
 
 
-def spread(
-    scores: Float[Tensor, "rows features"],
-    Y: Float[Tensor, "rows features"],
-    groups: Int[np.ndarray, " rows"],
-    *,
-    draws: int,
-    seed: int,
-) -> Float[Tensor, " features"]:
-    """Standard error of each feature's r, over documents drawn with replacement."""
-    documents, y = int(groups.max()) + 1, Y.double()
-    terms = torch.stack([torch.ones_like(scores), scores, y, scores * scores, y, scores * y])  # (6, rows, features)
-    of = torch.from_numpy(groups)
-    sums = torch.zeros(6, documents, Y.shape[1], dtype=torch.float64).index_add_(1, of, terms)
-    weights = resampled(documents, draws, seed=seed)
-    moments = torch.einsum("bg,mgf->mbf", weights, sums)
-    return correlation(*moments).std(0)
+def sums_by_unit(
+    scores: Float[Tensor, "rows features"], Y: Float[Tensor, "rows features"], units: Int[np.ndarray, " rows"]
+) -> Float[Tensor, "six units features"]:
+    """What `correlation` needs, unit by unit."""
+    y = Y.double()
+    terms = torch.stack([torch.ones_like(scores), scores, y, scores * scores, y * y, scores * y])
+    found = torch.zeros(6, int(units.max()) + 1, Y.shape[1], dtype=torch.float64)
+    return found.index_add_(1, torch.from_numpy(units), terms)
 
 
-def resampled(documents: int, draws: int, *, seed: int) -> Float[Tensor, "draws documents"]:
-    """How often each document is drawn."""
+def drawn_r(
+    sums: Float[Tensor, "six units features"], weights: Float[Tensor, "draws units"]
+) -> Float[Tensor, "draws features"]:
+    """r where each unit counts as often as it was drawn."""
+    return correlation(*torch.einsum("bg,mgf->mbf", weights, sums))
+
+
+def resampled(units: int, draws: int, *, seed: int) -> Float[Tensor, "draws units"]:
+    """How often each unit is drawn."""
     rng = np.random.default_rng([seed, 61])
-    return torch.from_numpy(rng.multinomial(documents, np.full(documents, 1 / documents), size=draws)).double()
+    return torch.from_numpy(rng.multinomial(units, np.full(units, 1 / units), size=draws)).double()
+
+
+def exchanged(groups: Int[np.ndarray, " rows"], n: int, *, seed: int) -> Int[np.ndarray, "rows n"]:
+    """For each of n permutations of the documents, the row whose label each row gets.
+
+    A document gets another's labels from the first on, over again where it is longer: labels that hang together stay
+    together whatever the lengths. The base rate moves a little, which a correlation does not see.
+    """
+    rng = np.random.default_rng([seed, 43])
+    home = np.argsort(groups, kind="stable")
+    sizes = np.bincount(groups)
+    starts = sizes.cumsum() - sizes
+    within = np.empty(len(groups), int)
+    within[home] = np.arange(len(groups)) - starts[groups[home]]
+    found = np.empty((len(groups), n), int)
+    for number in range(n):
+        other = rng.permutation(len(sizes))[groups]
+        found[:, number] = home[starts[other] + within % sizes[other]]
+    return found

@@ -1,10 +1,11 @@
 """Which way activations move when a feature alone does: coefficients given the other labels, and their uncertainty."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from controls.decoding import resampled
@@ -16,39 +17,39 @@ LARGEST_INFLATION = 1e4
 NOISE = 2.0
 """Standard errors below which a part of a discriminant is left out."""
 DORMANT = 0.01
-"""Directions with less than this share of the median variance do not vary on data; nothing moves along them."""
+"""Directions with less than this share of the median variance hardly vary on data: what a movement along them alone
+does is no evidence that a feature is used (Makelov et al. 2023), and no evidence that it is not."""
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over each document's rows of (1, labels) against themselves and against the activations."""
+    """Sums over each unit's rows of (1, labels) against themselves and against the activations."""
 
-    own: Float[Tensor, "documents terms terms"]
+    own: Float[Tensor, "units terms terms"]
     """Z^T Z, Z = (1, labels)."""
-    cross: Float[Tensor, "documents terms d"]
+    cross: Float[Tensor, "units terms d"]
     """Z^T X."""
-    second: Float[Tensor, "d d"]
-    """Covariance of all activations."""
+    values: Float[Tensor, " d"]
+    """Eigenvalues of the covariance of all activations."""
+    vectors: Float[Tensor, "d d"]
+    """Its eigenvectors, in columns."""
 
-    def drawn(self, weights: Float[Tensor, "draws documents"]) -> tuple[Tensor, Tensor]:
-        """The sums where each document counts so often: (draws, terms, terms) and (draws, terms, d)."""
+    def drawn(self, weights: Float[Tensor, "draws units"]) -> tuple[Tensor, Tensor]:
+        """The sums where each unit counts so often: (draws, terms, terms) and (draws, terms, d)."""
         return torch.einsum("bg,gst->bst", weights, self.own), torch.einsum("bg,gsd->bsd", weights, self.cross)
 
 
 def moments(
-    X: Float[Tensor, "rows d"], Y: Int[np.ndarray, "rows features"], groups: Int[np.ndarray, " rows"]
+    X: Float[Tensor, "rows d"], Y: Int[np.ndarray, "rows features"], units: Int[np.ndarray, " rows"]
 ) -> Moments:
     """Of activations less their mean."""
     X = (X - X.mean(0)).double()
     Z = torch.cat([torch.ones(len(X), 1, dtype=torch.float64), torch.from_numpy(Y).double()], 1)
-    order = np.argsort(groups, kind="stable")
-    ends = np.cumsum(np.bincount(groups))
-    own, cross = [], []
-    for start, end in zip([0, *ends[:-1]], ends, strict=True):
-        rows = torch.from_numpy(order[start:end])
-        own.append(Z[rows].mT @ Z[rows])
-        cross.append(Z[rows].mT @ X[rows])
-    return Moments(torch.stack(own), torch.stack(cross), X.mT @ X / len(X))
+    order, ends = np.argsort(units, kind="stable"), np.cumsum(np.bincount(units)).tolist()
+    parts = [torch.from_numpy(order[a:b]) for a, b in pairwise([0, *ends])]
+    own = torch.stack([Z[rows].mT @ Z[rows] for rows in parts])
+    cross = torch.stack([Z[rows].mT @ X[rows] for rows in parts])
+    return Moments(own, cross, *torch.linalg.eigh(X.mT @ X / len(X)))
 
 
 def covariates(Y: Int[np.ndarray, "rows features"], feature: int) -> list[int]:
@@ -67,55 +68,64 @@ def covariates(Y: Int[np.ndarray, "rows features"], feature: int) -> list[int]:
     return kept
 
 
-def alive(covariance: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
-    """The projection onto directions in which the activations vary."""
-    values, vectors = torch.linalg.eigh(covariance)
-    kept = vectors[:, values >= DORMANT * values.median()]
-    return kept @ kept.mT
+def without(
+    Y: Int[np.ndarray, "rows features"], others: list[list[int]], features: list[int] | None = None
+) -> Float[np.ndarray, "rows some"]:
+    """Labels (all, or some) less what the labels held fixed, a list for each, tell of them by least squares."""
+    chosen = list(range(Y.shape[1])) if features is None else features
+    found = np.empty((len(Y), len(chosen)))
+    for column, (f, fixed) in enumerate(zip(chosen, others, strict=True)):
+        Z = np.concatenate([np.ones((len(Y), 1)), Y[:, fixed]], 1)
+        found[:, column] = Y[:, f] - Z @ np.linalg.lstsq(Z, Y[:, f], rcond=None)[0]
+    return found
 
 
 @dataclass(frozen=True)
 class Directions:
-    """A feature's movement of the activations, estimated on some documents."""
+    """A feature's movement of the activations, estimated on some documents; the first of each as estimated, then with
+    units drawn anew."""
 
     conditional: Float[Tensor, "draws d"]
-    """From label 0 to 1, the other labels fixed; the first as estimated, then with documents drawn anew."""
-    read_out: Float[Tensor, " d"]
+    """From label 0 to 1, the other labels fixed."""
+    read_out: Float[Tensor, "draws d"]
     """The discriminant, as long as the first: it is blind to what also varies without the feature, labelled or not."""
+    awake: Float[Tensor, "one d"]
+    """The first, without its part in directions that hardly vary on data."""
 
 
 def directions(
-    found: Moments,
-    feature: int,
-    others: list[int],
-    chosen: Float[Tensor, " documents"],
-    *,
-    draws: int,
-    seed: int,
+    found: Moments, feature: int, others: list[int], chosen: Float[Tensor, " units"], *, draws: int, seed: int
 ) -> Directions:
-    """Of one feature from the documents chosen (1, others 0)."""
-    documents = int(chosen.sum())
+    """Of one feature from the units chosen (1, others 0)."""
+    held = int(chosen.sum())
     weights = torch.zeros(draws + 1, len(chosen), dtype=torch.float64)
-    weights[:, chosen > 0] = torch.cat([torch.ones(1, documents).double(), resampled(documents, draws, seed=seed)])
+    weights[:, chosen > 0] = torch.cat([torch.ones(1, held).double(), resampled(held, draws, seed=seed)])
     own, cross = found.drawn(weights)
     terms = [0, 1 + feature, *(1 + other for other in others)]
     own, within = own[:, terms][:, :, terms], cross[:, terms]
     ridge = 1e-9 * own.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] * torch.eye(len(terms), dtype=torch.float64)
-    conditional = torch.linalg.solve(own + ridge, within)[:, 1] @ alive(found.second)  # (draws + 1, d)
+    conditional = torch.linalg.solve(own + ridge, within)[:, 1]  # (draws + 1, d)
     means = within[:, 0] / own[:, 0, :1]
     gaps = (within[:, 1] - own[:, 1, :1] * means) / own[:, 0, :1]  # (draws + 1, d), covariance with the label
-    w = filtered(gaps, found.second)
-    return Directions(conditional, w * conditional[0].norm() / w.norm().clamp(min=1e-30))
+    w = filtered(gaps, found)
+    w = w * (conditional[0].norm() / w[0].norm().clamp(min=1e-30))
+    vectors = found.vectors[:, varies(found.values)]
+    return Directions(conditional, w, conditional[:1] @ vectors @ vectors.mT)
 
 
-def filtered(gaps: Float[Tensor, "draws d"], covariance: Float[Tensor, "d d"]) -> Float[Tensor, " d"]:
-    """The discriminant of a label's covariance with the activations, without what is only noise in it.
+def varies(values: Float[Tensor, " d"]) -> Bool[Tensor, " d"]:
+    """Which principal directions vary on data: DORMANT of the median of those that are more than rounding."""
+    real = values > len(values) * torch.finfo(torch.float32).eps * values.max()
+    return real & (values >= DORMANT * values[real].median())
+
+
+def filtered(gaps: Float[Tensor, "draws d"], found: Moments) -> Float[Tensor, "draws d"]:
+    """Discriminants of a label's covariances with the activations, without what is only noise in them.
 
     Sigma^-1 weighs up directions of little variance, where a gap is mostly noise. In the eigenbasis of Sigma each part
     is shrunk by 1 - (NOISE error / gap)^2, and is 0 below that: a Wiener filter with the error that resampling shows.
     """
-    values, vectors = torch.linalg.eigh(covariance)
-    parts = gaps @ vectors
+    parts = gaps @ found.vectors
     sure = (1 - (NOISE * parts[1:].std(0) / parts[0].abs().clamp(min=1e-30)) ** 2).clamp(min=0)
-    varies = values >= DORMANT * values.median()
-    return vectors @ torch.where(varies, sure * parts[0] / values.clamp(min=1e-30), 0.0)
+    weights = torch.where(varies(found.values), sure / found.values.clamp(min=1e-30), 0.0)
+    return (parts * weights) @ found.vectors.mT

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from controls.axes import Axis
+import numpy as np
+
 from controls.axis_causal import Effort, causal_axes
 from controls.axis_decodable import beyond_nulls, beyond_token, decode, null_scores
-from controls.subject import Subject
+from controls.directions import covariates
+from controls.subject import Subject, as_float
 from controls.verdict import Evidence, Verdict, judge
 
 
@@ -14,8 +16,10 @@ from controls.verdict import Evidence, Verdict, judge
 class Budget:
     """How much is computed for a verdict."""
 
-    permutations: int = 499
-    """Of labels, for each scheme."""
+    permutations: int = 999
+    """Of documents' labels."""
+    token_permutations: int = 199
+    """Of labels within token types."""
     null_seeds: int = 99
     """Networks drawn anew, of each kind."""
     effort: Effort = field(default_factory=Effort)
@@ -42,15 +46,18 @@ def gather(
     subject: Subject, *, alpha: float, seed: int, budget: Budget, told: Callable[[int], None] = lambda done: None
 ) -> list[Evidence]:
     """The evidence for every feature."""
-    level = alpha / 2
+    level, Y = alpha / 2, subject.table
     decoded, data = decode(subject, permutations=budget.permutations, seed=seed)
-    nulls = null_scores(subject, data, seeds=budget.null_seeds, seed=seed, told=told)
-    training = beyond_nulls(decoded, nulls, level=level)
-    causal = causal_axes(subject, level=level, seed=seed, effort=budget.effort, told=told)
-    token: list[Axis] | list[None] = beyond_token(decoded, level=level) or [None] * len(training)
-    rates = subject.table.mean(0)
+    token = beyond_token(subject, data, decoded, permutations=budget.token_permutations, level=level, seed=seed)
+    others = [covariates(Y, f) for f in range(Y.shape[1])]
+    scores = null_scores(subject, data, others, seeds=budget.null_seeds, seed=seed, told=told)
+    training = beyond_nulls(scores, level=level, seed=seed)
+    found = np.flatnonzero(decoded.p_found.numpy() <= level)
+    read_outs = data.switches(as_float(Y[:, found]))
+    causal = causal_axes(subject, read_outs, found, level=level, seed=seed, effort=budget.effort, told=told)
+    rates = Y.mean(0)
     return [
         Evidence(name, float(rates[f]), float(decoded.r[f]), float(decoded.error[f]), float(decoded.p_found[f]),
-                 token[f], training[f], causal[f])
+                 token[f] if token else None, training[f], causal[f])
         for f, name in enumerate(subject.names)
     ]  # fmt: skip

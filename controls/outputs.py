@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from controls.directions import without
 from controls.subject import Subject
 
 BLOCK = 4096
@@ -21,32 +22,72 @@ class Outputs:
     """1 / standard deviation; 0 for outputs that never change."""
     clean: Float[Tensor, "places outputs"]
     """Outputs times `scale`, less their mean."""
-    targets: Float[Tensor, "features outputs"]
-    """Each feature's target: an output, or the way that outputs differ with the label, other labels fixed."""
-    gaps: Float[Tensor, "features outputs"]
-    """That way, of length 1, also where an output is named."""
-    spreads: Float[Tensor, " features"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a feature is looked for in the outputs; movements along it are counted as correlations.
+
+    A movement from label 0 to 1 in units of the target's spread, times sqrt(p (1 - p)), is the correlation of label and
+    target that it brings about.
+    """
+
+    along: Float[Tensor, " outputs"]
+    """Of length 1: an output, or the way that outputs differ with the label, other labels fixed."""
+    aside: Float[Tensor, " outputs"]
+    """What of that way is across the target, of length 1 or 0: it counts neither on nor off target."""
+    factor: float
+    """sqrt(p (1 - p))."""
+    spread: float
     """Standard deviation of the clean outputs along the target."""
+    gap: float
+    """Correlation with the label, other labels fixed, that the data show: to be brought about or explained."""
+    gap_error: float
+    """Its standard error, by documents."""
+
+    def on(self, movement: Float[Tensor, "*some outputs"]) -> Float[Tensor, "*some"]:
+        """Along the target, signed."""
+        return movement @ self.along * (self.factor / max(self.spread, 1e-12))
+
+    def off(self, movement: Float[Tensor, "*some outputs"]) -> Float[Tensor, "*some"]:
+        """Root mean square of what is left in the outputs."""
+        left = movement - (movement @ self.along)[..., None] * self.along
+        left = left - (movement @ self.aside)[..., None] * self.aside
+        return left.square().mean(-1).sqrt() * self.factor
 
 
 @torch.no_grad()
-def clean_outputs(subject: Subject, Y: Int[np.ndarray, "rows features"], others: list[list[int]]) -> Outputs:
+def clean_outputs(subject: Subject) -> Outputs:
     """Run the rest of the network at every place."""
     places = torch.from_numpy(subject.places)
     values = run(subject, subject.activations[places], torch.arange(len(places)))
     sd = values.std(0)
     scale = torch.where(sd > 1e-9 * sd.max(), 1 / sd.clamp(min=1e-30), 0.0)
-    clean = (values - values.mean(0)) * scale
-    labels = torch.from_numpy(Y[subject.places]).double()
-    gaps = []
-    for f, fixed in enumerate(others):
-        Z = torch.cat([torch.ones(len(labels), 1).double(), labels[:, [f, *fixed]]], 1)
-        gap = torch.linalg.lstsq(Z, clean, driver="gelsd").solution[1]
-        gaps.append(gap / gap.norm().clamp(min=1e-30))
-    named = [subject.targets[name] for name in subject.names]
-    eye = torch.eye(clean.shape[1], dtype=clean.dtype)
-    targets = torch.stack([gap if t is None else eye[t] for t, gap in zip(named, gaps, strict=True)])
-    return Outputs(scale, clean, targets, torch.stack(gaps), (clean @ targets.mT).std(0))
+    return Outputs(scale, (values - values.mean(0)) * scale)
+
+
+def target(
+    subject: Subject, outputs: Outputs, feature: int, others: list[int], units: Int[np.ndarray, " places"]
+) -> Target:
+    """Of a feature, with the labels held fixed that its direction holds fixed."""
+    Y = subject.table[subject.places]
+    y = torch.from_numpy(
+        without(Y[:, [feature, *others]], [list(range(1, 1 + len(others)))] + [[]] * len(others))[:, 0]
+    )
+    gap = y @ outputs.clean / y.square().sum().clamp(min=1e-12)  # (outputs,), by least squares
+    way = gap / gap.norm().clamp(min=1e-30)
+    named = subject.targets[subject.names[feature]]
+    along = way if named is None else torch.eye(len(gap), dtype=gap.dtype)[named]
+    aside = way - (way @ along) * along
+    aside = aside / aside.norm() if aside.norm() > 1e-6 else torch.zeros_like(aside)
+    rate = float(subject.table[:, feature].mean())
+    factor, line = (rate * (1 - rate)) ** 0.5, outputs.clean @ along
+    spread = float(line.std())
+    left = y * (line - y * (gap @ along))
+    by_unit = np.bincount(units, left.numpy())
+    error = float((by_unit**2).sum() ** 0.5 / y.square().sum().clamp(min=1e-12))
+    unit = factor / max(spread, 1e-12)
+    return Target(along, aside, factor, spread, float(gap @ along) * unit, error * unit)
 
 
 @torch.no_grad()
@@ -58,24 +99,3 @@ def run(subject: Subject, x: Float[Tensor, "rows d"], at: Int[Tensor, " rows"]) 
         for start in range(0, len(x), BLOCK)
     ]
     return torch.cat(parts).double()
-
-
-@dataclass(frozen=True)
-class Moved:
-    """A movement of the outputs, seen from a feature's target."""
-
-    on: Float[Tensor, " draws"]
-    """Along the target, as a correlation; signed."""
-    off: Float[Tensor, " draws"]
-    """Root mean square of what is left in the other outputs."""
-
-
-def seen(outputs: Outputs, feature: int, movement: Float[Tensor, "draws outputs"], rate: float) -> Moved:
-    """Movements in units of the outputs' spread, taken apart."""
-    factor = (rate * (1 - rate)) ** 0.5
-    target, gap = outputs.targets[feature], outputs.gaps[feature]
-    on = movement @ target * factor / outputs.spreads[feature].clamp(min=1e-12)
-    aside = gap - (gap @ target) * target
-    aside = aside / aside.norm() if aside.norm() > 1e-6 else torch.zeros_like(gap)
-    rest = movement - torch.outer(movement @ target, target) - torch.outer(movement @ aside, aside)
-    return Moved(on, rest.square().mean(1).sqrt() * factor)

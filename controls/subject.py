@@ -59,7 +59,9 @@ class Subject:
 
 
 FEWEST_DOCUMENTS = 20
-"""Of which ten fit directions and ten others measure them."""
+"""A third of them each for two estimates of a direction, and a third to try both."""
+MOST_UNITS = 300
+"""Units of resampling: more tell standard errors no better."""
 
 
 def subject_of(sample: WorldSample) -> Subject:
@@ -106,6 +108,14 @@ def halves(groups: Int[np.ndarray, " rows"], count: int, *, seed: int) -> Int[np
     return part[groups]
 
 
-def as_float(y: Int[np.ndarray, "rows columns"]) -> Float[Tensor, "rows columns"]:
-    """Labels as single-precision numbers."""
+def units(groups: Int[np.ndarray, " rows"], *, seed: int) -> Int[np.ndarray, " rows"]:
+    """What is drawn with replacement, for each row: its document, or with very many its bin of documents."""
+    documents = int(groups.max()) + 1
+    if documents <= MOST_UNITS:
+        return groups
+    return np.random.default_rng([seed, 57]).permutation(documents)[groups] % MOST_UNITS
+
+
+def as_float(y: np.ndarray) -> Float[Tensor, "rows columns"]:
+    """Labels, or what is left of them, as single-precision numbers."""
     return torch.from_numpy(np.ascontiguousarray(y)).float()

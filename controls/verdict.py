@@ -1,8 +1,10 @@
 """Three axes to one verdict: model feature, dataset feature, inherited, unread, or which question is still open.
 
 Each verdict is an intersection-union test: its p-value is the largest of those of the axes it rests on, so nothing is
-corrected inside a feature. Across features the least of each feature's four is judged by Benjamini and Hochberg (1995)
-at half of alpha.
+corrected inside a feature. Across features Benjamini and Hochberg's (1995) procedure at half of alpha says which are
+there at all, and then, among these, by the least of each feature's four p-values, which verdicts stand. The least of
+four is no p-value of its own: for each single verdict the rate of false ones is bounded, for all four together by
+three times as much.
 """
 
 from dataclasses import dataclass
@@ -49,12 +51,12 @@ class Evidence:
         return min(1.0, 2 * min(self.token.p_absent, self.training.p_absent))
 
     def p_values(self) -> dict[str, float]:
-        """One for each verdict but undecided."""
+        """One for each verdict but undecided, for a feature that is there."""
         return {
-            "model": max(self.p_found, self.computed, self.causal.p),
-            "unread": max(self.p_found, self.computed, self.causal.p_absent),
-            "inherited": max(self.p_found, self.inherited, self.causal.p),
-            "dataset": max(self.p_found, self.inherited, self.causal.p_absent),
+            "model": max(self.computed, self.causal.p),
+            "unread": max(self.computed, self.causal.p_absent),
+            "inherited": max(self.inherited, self.causal.p),
+            "dataset": max(self.inherited, self.causal.p_absent),
         }
 
 
@@ -65,9 +67,9 @@ class Verdict:
     verdict: str
     """One of VERDICTS."""
     p: float
-    """Of the verdict with the least; judged against `threshold`."""
+    """Of the verdict with the least, or of being there at all where it is not; judged against `threshold`."""
     threshold: float
-    """What Benjamini and Hochberg's procedure leaves of half of alpha for this feature."""
+    """What Benjamini and Hochberg's procedure leaves of half of alpha."""
     alpha: float
     """Error rate asked for."""
     why: str
@@ -78,21 +80,25 @@ class Verdict:
 
 def judge(evidence: list[Evidence], *, alpha: float = 0.05) -> list[Verdict]:
     """A verdict for each feature."""
+    there = [one.p_found for one in evidence]
+    first = step_up(np.array(there), alpha / 2)
     p_values = [one.p_values() for one in evidence]
     best = [min(p, key=lambda name: p[name]) for p in p_values]
     least = np.array([p[name] for p, name in zip(p_values, best, strict=True)])
-    threshold = step_up(least, alpha / 2)
+    among = least[[p <= first for p in there]]
+    second = step_up(among, alpha / 2) if len(among) else 0.0
     return [
-        Verdict(
-            name if p <= threshold else "undecided",
-            float(p),
-            threshold,
-            alpha,
-            "" if p <= threshold else open_question(one, alpha / 2, threshold),
-            one,
-        )
-        for one, name, p in zip(evidence, best, least, strict=True)
+        _verdict(one, name, float(p), first, second, alpha) for one, name, p in zip(evidence, best, least, strict=True)
     ]
+
+
+def _verdict(one: Evidence, best: str, p: float, first: float, second: float, alpha: float) -> Verdict:
+    if one.p_found > first:
+        why = f"D: not found in the activations (r {one.r:.3f}, p {one.p_found:.3g})"
+        return Verdict("undecided", one.p_found, first, alpha, why, one)
+    if p > second:
+        return Verdict("undecided", p, second, alpha, open_question(one, second), one)
+    return Verdict(best, p, second, alpha, "", one)
 
 
 def step_up(p: np.ndarray, level: float) -> float:
@@ -103,13 +109,11 @@ def step_up(p: np.ndarray, level: float) -> float:
     return float(lines[passed[-1]] if len(passed) else lines[0])
 
 
-def open_question(one: Evidence, level: float, threshold: float) -> str:
-    """In words: which axis could not be settled."""
-    if one.p_found > threshold:
-        return f"D: not found in the activations (r {one.r:.3f}, p {one.p_found:.3g})"
+def open_question(one: Evidence, threshold: float) -> str:
+    """In words: which axis of a feature that is there could not be settled."""
     asked = {"D": one.token, "W": one.training, "C": one.causal}
     for name, axis in asked.items():
-        if axis is not None and axis.why:
+        if axis is not None and axis.why and min(axis.p, axis.p_absent) > threshold:
             return f"{name}: {axis.why}"
     origin_open = min(one.computed, one.inherited) > threshold
     if origin_open and one.token is not None and min(one.token.p, one.token.p_absent) > threshold:
