@@ -1,5 +1,6 @@
 """A calibration as a run: seeds on every core, kept as they finish; result.json, a table and a QQ plot."""
 
+import dataclasses
 import shutil
 import time
 from dataclasses import dataclass
@@ -75,7 +76,10 @@ def calibrate(job: Job, *, out: str, resume: bool, quiet: bool) -> Calibrated:
     world = open_world(job.world)
     settings, wanted = Settings(world=job.world, alpha=job.alpha), job.cells()
     for rows in {cell["rows"] for cell in wanted}:  # refused before a folder is made
-        subject_of(check_sample(world.sample(job.seed, rows), world))
+        sample = check_sample(world.sample(job.seed, rows), world)
+        subject_of(
+            dataclasses.replace(sample, labels={name: y for name, y in sample.labels.items() if 0 < y.mean() < 1})
+        )
     config = {"seed": job.seed, "seeds": job.seeds, "rows": job.rows, "power": job.power, "settings": to_dict(settings)}
     opened = open_run(out, f"calibrate-{world.name}", config, resume=resume)
     with writing(opened.folder):

@@ -41,12 +41,21 @@ def judge_world(settings: Settings, cell: Mapping[str, Any], seed: int) -> dict[
     world = of_effect(open_world(settings.world), cell.get("effect"))
     number = 1_000_003 * seed + int(cell["seed"])
     sample = check_sample(world.sample(number, int(cell["rows"])), world)
-    found = verdicts(subject_of(sample), alpha=settings.alpha, seed=number, budget=settings.budget)
-    names = [one.evidence.feature for one in found]
+    varied = {name: y for name, y in sample.labels.items() if 0 < y.mean() < 1}
+    told = verdicts(
+        subject_of(dataclasses.replace(sample, labels=varied)),
+        alpha=settings.alpha,
+        seed=number,
+        budget=settings.budget,
+    )
+    found = {one.evidence.feature: one for one in told}
+    names = list(sample.labels)  # one that never or always occurs in this seed is undecided
+    verdict = [found[name].verdict if name in found else "undecided" for name in names]
+    numbers = [_numbers(found[name]) if name in found else [float("nan")] * len(COLUMNS) for name in names]
     return {
         "truth": torch.tensor([TRUTHS.index(sample.truth[name]) for name in names]),
-        "verdict": torch.tensor([VERDICTS.index(one.verdict) for one in found]),
-        "numbers": torch.tensor([_numbers(one) for one in found], dtype=torch.float64),
+        "verdict": torch.tensor([VERDICTS.index(one) for one in verdict]),
+        "numbers": torch.tensor(numbers, dtype=torch.float64),
         "names": torch.tensor([list(name.encode()[:NAME_BYTES].ljust(NAME_BYTES)) for name in names]),
     }
 
@@ -144,6 +153,7 @@ def summarise(cells: Sequence[Mapping[str, Tensor]], *, permutations: int) -> Ca
     called = {name: verdict == VERDICTS.index(name) for name in VERDICTS}
     is_ = {name: truth == TRUTHS.index(name) for name in TRUTHS}
     p = np.concatenate([cell["numbers"].numpy() for cell in cells])[:, COLUMNS.index("p_found")][is_["absent"]]
+    p = p[np.isfinite(p)]
     return Calibration(
         confusion={t: {v: int((is_[t] & called[v]).sum()) for v in VERDICTS} for t in TRUTHS if is_[t].any()},
         by_name=_by_name(names, verdict),
