@@ -1,6 +1,5 @@
 """A calibration as a run: seeds on every core, kept as they finish; result.json, a table and a QQ plot."""
 
-import dataclasses
 import shutil
 import time
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from controls.calibration import Calibration, Rate, Settings, judge_world, summarise
+from controls.calibration import Calibration, Rate, Settings, judge_world, summarise, varying
 from controls.subject import subject_of
 from controls.verdict import VERDICTS
 from controls.worlds import check_sample, open_world
@@ -76,10 +75,7 @@ def calibrate(job: Job, *, out: str, resume: bool, quiet: bool) -> Calibrated:
     world = open_world(job.world)
     settings, wanted = Settings(world=job.world, alpha=job.alpha), job.cells()
     for rows in {cell["rows"] for cell in wanted}:  # refused before a folder is made
-        sample = check_sample(world.sample(job.seed, rows), world)
-        subject_of(
-            dataclasses.replace(sample, labels={name: y for name, y in sample.labels.items() if 0 < y.mean() < 1})
-        )
+        subject_of(varying(check_sample(world.sample(job.seed, rows), world)))
     config = {"seed": job.seed, "seeds": job.seeds, "rows": job.rows, "power": job.power, "settings": to_dict(settings)}
     opened = open_run(out, f"calibrate-{world.name}", config, resume=resume)
     with writing(opened.folder):

@@ -14,7 +14,7 @@ from torch import Tensor
 from controls.judging import Budget, verdicts
 from controls.subject import subject_of
 from controls.verdict import VERDICTS, Verdict
-from controls.worlds import TRUTHS, World, check_sample, open_world
+from controls.worlds import TRUTHS, World, WorldSample, check_sample, open_world
 from toolkit.errors import require
 
 NAME_BYTES = 64
@@ -41,13 +41,7 @@ def judge_world(settings: Settings, cell: Mapping[str, Any], seed: int) -> dict[
     world = of_effect(open_world(settings.world), cell.get("effect"))
     number = 1_000_003 * seed + int(cell["seed"])
     sample = check_sample(world.sample(number, int(cell["rows"])), world)
-    varied = {name: y for name, y in sample.labels.items() if 0 < y.mean() < 1}
-    told = verdicts(
-        subject_of(dataclasses.replace(sample, labels=varied)),
-        alpha=settings.alpha,
-        seed=number,
-        budget=settings.budget,
-    )
+    told = verdicts(subject_of(varying(sample)), alpha=settings.alpha, seed=number, budget=settings.budget)
     found = {one.evidence.feature: one for one in told}
     names = list(sample.labels)  # one that never or always occurs in this seed is undecided
     verdict = [found[name].verdict if name in found else "undecided" for name in names]
@@ -58,6 +52,11 @@ def judge_world(settings: Settings, cell: Mapping[str, Any], seed: int) -> dict[
         "numbers": torch.tensor(numbers, dtype=torch.float64),
         "names": torch.tensor([list(name.encode()[:NAME_BYTES].ljust(NAME_BYTES)) for name in names]),
     }
+
+
+def varying(sample: WorldSample) -> WorldSample:
+    """The sample with those labels alone that occur and do not always occur."""
+    return dataclasses.replace(sample, labels={name: y for name, y in sample.labels.items() if 0 < y.mean() < 1})
 
 
 def of_effect(world: World, effect: float | None) -> World:
