@@ -78,6 +78,28 @@ def test_a_pretrained_model_with_rotary_positions_and_shared_keys(real_model):
     torch.testing.assert_close(rest(moved, torch.arange(2)), expected, atol=1e-3, rtol=0)
 
 
+class Elsewhere(torch.Tensor):
+    """A tensor that can be asked its shape and brought to the CPU, and nothing else, as on a device without CUDA."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        with torch._C.DisableTorchFunctionSubclass():
+            if func is torch.Tensor.cpu:
+                return args[0].as_subclass(torch.Tensor)
+            if func.__name__ == "__get__":
+                return func(*args, **(kwargs or {}))
+        raise RuntimeError(f"{func.__name__} of tensors on two devices")
+
+
+def test_places_may_lie_on_another_device(model, sequences):
+    tokens, places = sequences
+    with pytest.raises(RuntimeError, match="two devices"):
+        places.as_subclass(Elsewhere).lt(torch.tensor([3, 12]))
+    rest = LanguageDownstream(model, "blocks.1.hook_resid_post", tokens, places.as_subclass(Elsewhere))
+    expected = LanguageDownstream(model, "blocks.1.hook_resid_post", tokens, places)
+    torch.testing.assert_close(rest.activations, expected.activations)
+
+
 def test_places_outside_the_sequences_and_unknown_hooks_are_refused(model, sequences):
     tokens, _ = sequences
     with pytest.raises(UserError, match=r"places must be \(n, 2\)"):

@@ -138,10 +138,10 @@ def test_the_report_by_hand(report):
     assert limited.measured == pytest.approx(0.38 - 0.3)
     assert dearer.measured == pytest.approx((0.5 + 1.05) / 2)
     assert alike.measured == pytest.approx(0.0105)
-    assert "(embedding)" in alike.claim
     assert bits.measured == pytest.approx(0.105)
     assert alike.passed
-    assert outcome.metrics["nearest"] == "embedding"
+    assert outcome.metrics["nearest"] == ["embedding", "embedding"]
+    assert "are nearest (embedding), those of a part are 0.920 and 0.909 by the MLP" in outcome.conclusion
     assert outcome.metrics["trained, block 1, MLP"]["selectivity"] == pytest.approx([0.12, 0.11])
     rows = outcome.table.splitlines()
     assert len(rows) == 13
@@ -151,6 +151,23 @@ def test_the_report_by_hand(report):
     assert names[:3] == [["linear", "rank-limited", "MLP"]] * 3
     assert names[3:] == [["trained", "random", "trained, control task", "random, control task"]] * 2
     assert outcome.figures[0].panels[4].series[2].y == pytest.approx([1.5, 1.55])
+
+
+def test_a_part_does_not_choose_the_layer_it_is_measured_at(report):
+    cells, found = report
+    gaps = {0: (0.0, 0.3), 1: (0.1, 0.1)}  # by layer and part: the embedding is alike in the first part alone
+    planted = []
+    for cell, each in zip(cells, found, strict=True):
+        new = dict(each)
+        for layer in (0, 1):
+            new[f"{layer}.MLP"] = each[f"{layer}.MLP"].clone()
+            new[f"{layer}.MLP"][0] = 0.9 - (gaps[layer][cell["replicate"]] if cell["arm"] == "random" else 0.0)
+        planted.append(new)
+    outcome = control_tasks_report.summarise(N1.scales["smoke"], cells, planted)
+    assert outcome.metrics["nearest"] == ["block 1", "embedding"]
+    assert outcome.checks[3].measured == pytest.approx((0.1 + 0.3) / 2)
+    one_part = [(c, f) for c, f in zip(cells, planted, strict=True) if c["replicate"] == 0]
+    assert not control_tasks_report.summarise(N1.scales["smoke"], *zip(*one_part, strict=True)).checks[3].passed
 
 
 def test_accuracies_that_tell_trained_from_random_fail_the_check(report):

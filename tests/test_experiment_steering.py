@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from experiments.network.steering import Settings
-from experiments.network.steering_families import DUAL, FAMILIES, LABELS, WEIGHTED, families
-from experiments.network.steering_report import over_documents
+from experiments.network.steering_families import DUAL, FAMILIES, LABELS, LOOSE, PROBE, WEIGHTED, families
+from experiments.network.steering_report import KINDS, TOY_FAMILIES, _claimed, over_documents
 from experiments.network.steering_words import next_word_effects, word_ground
 from experiments.network.steering_world import ATTRIBUTES, steering_world
 from toolkit.errors import UserError
@@ -84,6 +84,29 @@ def test_logistic_probes_have_duals_of_the_same_kind():
     assert outside(given[WEIGHTED], found.written).mean() < 0.02
     assert outside(given[LABELS], found.written).mean() < 0.02
     assert outside(given[DUAL], found.written).mean() > 0.05
+
+
+@pytest.mark.parametrize(
+    ("least", "verdicts"),
+    [
+        ({DUAL: 0.1}, ["holds", "holds", "holds"]),
+        ({PROBE: 0.1}, ["does not hold"] * 3),
+        ({LABELS: 0.1, DUAL: 0.2}, ["holds", "holds", "does not hold"]),
+        ({LABELS: 0.1, WEIGHTED: 0.15, DUAL: 0.3}, ["holds", "holds", "does not hold"]),
+        ({LOOSE: 0.1, WEIGHTED: 0.15, PROBE: 0.3}, ["does not hold"] * 3),
+        ({}, ["is not settled"] * 3),
+    ],
+)
+def test_it_is_said_among_which_families_the_dual_has_the_smallest_off_target_effect(least, verdicts):
+    noise = 1e-3 * torch.randn(20, len(TOY_FAMILIES), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noise -= noise.mean(0)
+    shares = noise + torch.tensor([least.get(family, 0.5) for family in TOY_FAMILIES], dtype=torch.float64)
+    said = _claimed(dict.fromkeys(KINDS.values(), shares))
+    for part, verdict in zip(said.split("among ")[1:], verdicts, strict=True):
+        assert f"it {verdict} in the linear network (" in part
+        assert f"and {verdict} in the ReLU network (" in part
+    assert [part.split(" it ")[0] for part in said.split("among ")[1:]][::2] == [
+        "directions made from the probes alone", "all families"]  # fmt: skip
 
 
 def test_intervals_by_document_are_wider_than_by_place_where_documents_differ():

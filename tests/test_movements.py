@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize_scalar
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from toolkit.errors import UserError
 from toolkit.movements import centred, distances, explained_nats, movements
@@ -102,6 +103,16 @@ def test_parallel_effects_are_not_told_apart():
 def test_a_constant_on_all_logits_is_no_effect():
     torch.testing.assert_close(centred(E + 5, "kl"), E)
     torch.testing.assert_close(centred(E + 5, "squared"), E + 5)
+
+
+def test_which_attribute_was_wanted_may_be_said_on_another_device():
+    with FakeTensorMode():  # refuses to mix devices, as a GPU does
+        there = {"device": "meta"}
+        clean, effects, signs = torch.empty(4, 7, **there), torch.empty(3, 7, **there), torch.ones(4, **there)
+        wanted = torch.zeros(4, dtype=torch.long)
+        found = movements(clean, clean + 1, effects, wanted, signs, divergence="squared")
+        assert found.along.shape == (4, 3)
+        assert found.along.device.type == "meta"
 
 
 def test_an_unknown_divergence_is_named():

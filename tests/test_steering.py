@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.optimize import linprog
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
+from toolkit import steering_program
 from toolkit.errors import UserError
 from toolkit.probes import LDAProbe
 from toolkit.steering import dual_basis, haufe_patterns, mean_differences, square_root
@@ -168,6 +170,81 @@ def test_a_readout_that_no_other_leans_on_keeps_no_leakage_beside_those_that_mus
     assert (found.least[:4] > 0.01).all()
 
 
+@pytest.mark.parametrize("tolerance", [0.0, 0.01, 0.5, None])
+def test_bounds_hold_beside_two_rows_that_are_nearly_one(tolerance):
+    W = draw(6, 8)
+    W[1] = W[0] + 1e-6 * draw(8, seed=3)
+    found = steering_vectors(W, tolerance=tolerance)
+    exact = dual_basis(W, largest=1e8).vectors
+    rounding = 1e-14 * np.linalg.norm(W, axis=1).max() * np.linalg.norm(found.vectors, axis=0)
+    assert (found.largest_leakage <= found.bound * (1 + 1e-6) + rounding).all()
+    np.testing.assert_allclose(np.diag(found.leakage), 1, rtol=1e-9)
+    assert np.abs(found.gap).max() < 1e-4
+    # the other half of the pair binds alone, so 1 - bound of the dual's length is the shortest
+    shorter = 1 - found.bound[:2]
+    lengths = np.linalg.norm(found.vectors[:, :2], axis=0) / np.linalg.norm(exact[:, :2], axis=0)
+    np.testing.assert_allclose(lengths, shorter, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e4, 1e8])
+def test_the_unit_of_the_readouts_does_not_matter(scale):
+    W = draw(14, 8)
+    for tolerance in (2.0, 1.0, None):
+        one, other = (steering_vectors(a * W, tolerance=tolerance) for a in (1.0, scale))
+        np.testing.assert_allclose(scale * other.vectors, one.vectors, rtol=1e-6, atol=1e-8)
+        assert np.abs(other.gap).max() < 1e-5
+        np.testing.assert_allclose(other.least, one.least, rtol=1e-6)
+
+
+def test_rows_of_unlike_lengths_keep_the_bounds_in_their_own_units():
+    W = draw(6, 8) * np.array([[1e-3], [1e-2], [1], [10], [1e2], [1e3]])
+    found = steering_vectors(W, tolerance=0.1)
+    assert (found.largest_leakage <= 0.1 * (1 + 1e-6)).all()
+    assert np.abs(found.gap).max() < 1e-5
+    lengths = np.linalg.norm(found.vectors, axis=0)
+    assert (lengths <= np.linalg.norm(dual_basis(W).vectors, axis=0) * (1 + 1e-9)).all()
+
+
+def test_what_the_solver_leaves_unfinished_is_mended_or_refused(monkeypatch):
+    W = draw(14, 8)
+    exact = steering_vectors(W, tolerance=1.0)
+
+    solved = steering_program._solved
+
+    def stalled(own, others, bounds):
+        """Half way, with multipliers that prove little."""
+        u, lift = solved(own, others, bounds)
+        return u + 0.2 * draw(8), 0.5 * lift
+
+    monkeypatch.setattr(steering_program, "_solved", stalled)
+    mended = steering_vectors(W, tolerance=1.0)
+    np.testing.assert_allclose(mended.vectors, exact.vectors, rtol=1e-4, atol=1e-6)
+    monkeypatch.setattr(steering_program, "_GUESSES", 0)
+    with pytest.raises(UserError, match="row 0 of W: no vector could be proved to keep its bound"):
+        steering_vectors(W, tolerance=1.0)
+
+
+def test_results_compare_by_identity():
+    for found in (dual_basis(draw(3, 8)), steering_vectors(draw(3, 8))):
+        assert found == found
+        assert found != dual_basis(draw(3, 8))
+        assert len({found}) == 1
+
+
+def test_tensors_with_gradients_and_of_half_precision_are_taken():
+    W, X = torch.tensor(draw(3, 8), requires_grad=True), torch.tensor(data(), requires_grad=True)
+    plain, rows, y = W.detach().numpy(), X.detach().numpy(), np.arange(500) % 2
+    sigma = X.mT @ X / 500
+    np.testing.assert_array_equal(dual_basis(W).vectors, dual_basis(plain).vectors)
+    weighted = dual_basis(plain, covariance=sigma.detach().numpy()).vectors
+    np.testing.assert_array_equal(dual_basis(W, covariance=sigma).vectors, weighted)
+    np.testing.assert_array_equal(steering_vectors(W).vectors, steering_vectors(plain).vectors)
+    np.testing.assert_allclose(haufe_patterns(X, X @ W.mT), haufe_patterns(rows, rows @ plain.T), atol=1e-12)
+    np.testing.assert_array_equal(mean_differences(X, torch.tensor(y)), mean_differences(rows, y))
+    half = W.bfloat16()
+    np.testing.assert_array_equal(dual_basis(half).vectors, dual_basis(half.detach().float().numpy()).vectors)
+
+
 def test_a_ridge_takes_nearly_dependent_rows_that_are_refused_without():
     W = draw(3, 8)
     W[2] = W[1] + 1e-9 * draw(8, seed=3)
@@ -201,6 +278,7 @@ def test_the_square_root_of_a_covariance_squares_to_it_even_where_it_is_singular
         (lambda: haufe_patterns(draw(9, 4), draw(9, 1)[:, [0, 0]]), "depend on one another"),
         (lambda: mean_differences(draw(9, 4), np.zeros(9)), "one class only"),
         (lambda: mean_differences(draw(9, 4), np.zeros(8)), "one label for each of 9 rows"),
+        (lambda: mean_differences(draw(9, 4), np.array([0.0, 1, np.nan] * 3)), "y lacks a label for row 2"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_line(call, message):

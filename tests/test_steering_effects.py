@@ -1,10 +1,14 @@
 """Steering at matched divergence: known networks, nulls with their power, a language model run as a whole as oracle."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from toolkit import steering_effects as module
 from toolkit.downstream import LanguageDownstream
 from toolkit.errors import UserError
 from toolkit.interventions import Add, run
@@ -177,6 +181,24 @@ def test_a_language_model_steered_is_the_model_run_with_the_vector_added(languag
     assert found.divergence.mean() == pytest.approx(0.05, rel=TOLERANCE * 1.01)
 
 
+def test_next_tokens_may_lie_on_another_device():
+    with FakeTensorMode():  # refuses to mix devices, as a GPU does
+        clean = torch.empty(4, 7, device="meta")
+        assert module._rise(clean, clean + 1, torch.zeros(4, dtype=torch.long)).device.type == "meta"
+
+
+def test_arrays_are_taken_as_tensors_are():
+    came = torch.arange(PLACES) % OUTPUTS
+    given = {"divergence": "kl", "kl": 0.1, "random": 0}
+    one = steering_effects(linear_softmax, ROWS, {"v": READS.T}, UNIT, next_tokens=came, **given)
+    vectors = torch.tensor(READS.T, requires_grad=True)
+    two = steering_effects(linear_softmax, ROWS.numpy(), {"v": vectors}, UNIT, next_tokens=came.numpy(), **given)
+    np.testing.assert_array_equal(one.along, two.along)
+    np.testing.assert_array_equal(one.loss, two.loss)
+    half = steered(linear, {"v": vectors.bfloat16()})
+    np.testing.assert_allclose(half.along, steered(linear, {"v": vectors.detach().bfloat16().double()}).along)
+
+
 def test_the_all_ones_direction_moves_nothing_in_a_model_with_layer_norm(language):
     model, _, _, rest = language
     ones, e = np.ones(model.d_model), draw(1, model.vocabulary)
@@ -196,6 +218,9 @@ def test_the_table_has_a_line_for_each_family_of_each_attribute():
     assert shown["loss"] == "-"
 
 
+CAME = {"divergence": "kl", "downstream": linear_softmax}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -211,11 +236,21 @@ def test_the_table_has_a_line_for_each_family_of_each_attribute():
         ({"attributes": ["a"]}, "attributes has 1 names for 5 effects"),
         ({"next_tokens": torch.zeros(30, dtype=torch.long)}, "next_tokens: expected one for each of 30 places"),
         ({"activations": torch.full((3, D), torch.nan)}, "activations: expected rows without NaN"),
+        ({"activations": ROWS[0]}, r"activations are \(12,\) of torch.float64: expected \(places, d\)"),
+        ({"activations": ROWS.long()}, "activations are .* of torch.int64: expected"),
+        ({"random": 2.5}, "random=2.5: expected a whole number"),
+        ({"seed": None}, "seed=None: expected a whole number"),
+        ({"directions": [READS.T]}, "directions is a list: expected each family's vectors by its name"),
+        ({"directions": {"v": np.full((D, 5), "a")}}, r"directions\['v'\] holds <U1: expected real numbers"),
+        (CAME | {"next_tokens": torch.full((30,), OUTPUTS)}, "next_tokens run from 5 to 5: outputs from 0 to 4"),
+        (CAME | {"next_tokens": torch.full((30,), -1)}, "next_tokens run from -1 to -1: outputs from 0 to 4"),
+        (CAME | {"next_tokens": torch.zeros(30)}, "next_tokens holds torch.float32: expected token ids"),
+        (CAME | {"next_tokens": torch.zeros(30, 1).long()}, "next_tokens: expected one for each of 30 places"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_line(change, message):
     given = {"downstream": linear, "activations": ROWS, "directions": {"v": READS.T}, "effects": UNIT}
     given |= {"divergence": "squared", "random": 0} | change
     with pytest.raises(UserError, match=message) as error:
-        steering_effects(**given)
+        inspect.unwrap(steering_effects)(**given)  # without the tests' own checks of types
     assert "\n" not in str(error.value)

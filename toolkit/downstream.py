@@ -60,7 +60,7 @@ class LanguageDownstream:
         """Run the sequences once.
 
         Args:
-            tokens: padding on the right.
+            tokens: padding on the right; on any device, as places.
             places: sequence and position of each activation.
 
         Raises:
@@ -68,12 +68,12 @@ class LanguageDownstream:
         """
         model.check_tokens(tokens)
         model.check_hook(hook)
-        limits = torch.tensor(tokens.shape)
+        places, limits = places.cpu(), torch.tensor(tokens.shape)
         require(
             places.ndim == 2 and places.shape[1] == 2 and bool(((places >= 0) & (places < limits)).all()),
             f"places must be (n, 2) sequences and positions within {tuple(tokens.shape)}",
         )
-        self.model, self.hook, self.tokens, self.places = model, hook, tokens, places.cpu()
+        self.model, self.hook, self.tokens, self.places = model, hook, tokens, places
         values = record(model, tokens, [hook])[hook]
         self._shape = values.shape[2:]
         self.activations = values[self.places[:, 0], self.places[:, 1]].flatten(1)  # (places, [heads,] d)

@@ -64,7 +64,7 @@ def movements(
 
     Args:
         effects: the expected effect e of each attribute, as `centred` gives it.
-        wanted: the attribute each row was steered towards.
+        wanted: the attribute each row was steered towards; on any device.
         signs: 1 where more of it was asked for, -1 where less; all results are in the sense that was asked for.
 
     Raises:
@@ -83,6 +83,7 @@ def _along(change: Tensor, effects: Tensor, wanted: Tensor) -> Tensor:
     """(rows, m): with g the effects' Gram matrix and j wanted, <change, e_k - g_kj / g_jj e_j> over its square."""
     gram = effects @ effects.mT
     products, own = change @ effects.mT, gram.diagonal()
+    wanted = wanted.to(products.device)
     shares = gram / own[:, None]  # row j, column k: how much of e_j is in e_k
     at_own = products.gather(1, wanted[:, None])
     lengths = own - gram.square() / own[:, None]  # row j, column k: |e_k less its part along e_j|^2

@@ -7,17 +7,18 @@ one and every other stay as it is, W S = I. The probe's own rows do that only wh
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from toolkit.coding_inputs import as_rows
 from toolkit.errors import UserError, require
+from toolkit.probe_inputs import as_array, numbered
 
 LARGEST_CONDITION = 1e6
 """Above this, noise of one part in a million in the readouts moves the dual by as much as itself."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DualBasis:
     """Steering vectors of independent readouts."""
 
@@ -42,7 +43,7 @@ def dual_basis(
         UserError: more rows than columns, dependent rows or a condition above `largest` without a ridge (the rows that
             depend on the others are named), a covariance that does not fit or is not positive semi-definite.
     """
-    W = as_rows(W, "W").astype(np.float64)
+    W = as_rows(as_array(W), "W").astype(np.float64)
     m, d = W.shape
     require(m <= d, f"W has {m} rows in {d} dimensions: no dual exists for m > d; use steering_vectors")
     require(bool(np.isfinite(ridge)) and ridge >= 0, f"ridge={ridge}: expected a finite number, 0 or more")
@@ -77,7 +78,7 @@ def square_root(covariance: ArrayLike | None, d: int) -> Float[np.ndarray, "d d"
     """
     if covariance is None:
         return np.eye(d)
-    sigma = as_rows(covariance, "covariance").astype(np.float64)
+    sigma = as_rows(as_array(covariance), "covariance").astype(np.float64)
     require(sigma.shape == (d, d), f"covariance has shape {sigma.shape}: expected {(d, d)}, as W has {d} columns")
     require(bool(np.allclose(sigma, sigma.T, rtol=1e-6)), "covariance is not symmetric: expected X^T X / rows or such")
     values, vectors = np.linalg.eigh((sigma + sigma.T) / 2)
@@ -97,7 +98,8 @@ def haufe_patterns(X: ArrayLike, readouts: ArrayLike) -> Float[np.ndarray, "d m"
     Raises:
         UserError: rows that do not match, a readout that is constant or depends on the others.
     """
-    X, s = as_rows(X, "X").astype(np.float64), as_rows(readouts, "readouts").astype(np.float64)
+    X = as_rows(as_array(X), "X").astype(np.float64)
+    s = as_rows(as_array(readouts), "readouts").astype(np.float64)
     require(len(X) == len(s), f"X has {len(X)} rows and the readouts {len(s)}: expected as many")
     X, s = X - X.mean(0), s - s.mean(0)
     scale = s.std(0)
@@ -109,18 +111,19 @@ def haufe_patterns(X: ArrayLike, readouts: ArrayLike) -> Float[np.ndarray, "d m"
     return np.linalg.solve(gram, s.T @ X).T / scale
 
 
-def mean_differences(X: ArrayLike, y: Shaped[np.ndarray, " rows"]) -> Float[np.ndarray, "d m"]:
+def mean_differences(X: ArrayLike, y: ArrayLike) -> Float[np.ndarray, "d m"]:
     """Mean of each class less the mean of the other rows, (d, classes); for two classes that of the second alone.
 
-    Classes in the order of numpy's unique.
+    Labels y (rows,); classes in the order of numpy's unique.
 
     Raises:
-        UserError: labels that do not match the rows, fewer than two classes.
+        UserError: labels that do not match the rows, one missing (NaN or None), fewer than two classes.
     """
-    X = as_rows(X, "X").astype(np.float64)
-    y = np.asarray(y)
+    X = as_rows(as_array(X), "X").astype(np.float64)
+    y = np.asarray(as_array(y))
     require(y.shape == (len(X),), f"y has shape {y.shape}: expected one label for each of {len(X)} rows of X")
-    classes = np.unique(y)
-    require(len(classes) > 1, f"y holds one class only ({classes[0]!r}): a difference needs two")
-    shown = classes if len(classes) > 2 else classes[1:]
-    return np.stack([X[y == c].mean(0) - X[y != c].mean(0) for c in shown], 1)
+    code = numbered(y, "y", "label", len(X))
+    count = int(code.max()) + 1
+    require(count > 1, f"y holds one class only ({y[0]!r}): a difference needs two")
+    shown = range(count) if count > 2 else (1,)
+    return np.stack([X[code == c].mean(0) - X[code != c].mean(0) for c in shown], 1)

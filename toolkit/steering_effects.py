@@ -26,6 +26,7 @@ from toolkit.downstream import Downstream
 from toolkit.errors import require, unknown
 from toolkit.matched_scale import matched_scales
 from toolkit.movements import DIVERGENCES, centred, distances, movements
+from toolkit.probe_inputs import as_array, check_count
 from toolkit.steering_results import SteeringEffects
 
 _AT_ONCE = 2**22
@@ -34,13 +35,13 @@ _AT_ONCE = 2**22
 
 def steering_effects(
     downstream: Downstream,
-    activations: Float[Tensor, "places d"],
+    activations: Float[Tensor, "places d"] | ArrayLike,
     directions: Mapping[str, ArrayLike],
     effects: ArrayLike,
     *,
     kl: float = 0.1,
     divergence: str = "kl",
-    next_tokens: Int[Tensor, " places"] | None = None,
+    next_tokens: Int[Tensor, " places"] | ArrayLike | None = None,
     attributes: Sequence[str] = (),
     random: int = 999,
     seed: int = 0,
@@ -50,26 +51,28 @@ def steering_effects(
 
     Args:
         downstream: the rest of the network; row i stands in for place at[i].
-        activations: clean ones, a row a place.
+        activations: clean ones (places, d), floating-point, a row a place.
         directions: by family: (d, m), a column an attribute, or (d,) for a single one. Lengths do not matter, signs do.
         effects: (m, outputs), the expected effect of each attribute; of log-probabilities less its mean over tokens.
         kl: the mean divergence to match; its unit is nats for "kl".
         divergence: "kl" for log-probabilities, "squared" (half the squared distance) for other outputs.
-        next_tokens: the output that came true at each place, for the effect on the loss; for "kl".
+        next_tokens: the output that came true at each place, on any device, for the effect on the loss; for "kl".
         attributes: names; by default numbers.
         random: random directions for each vector; 999 bring p down to .001.
         progress: called with the number of vectors measured: all of them, and `random` for each that was matched.
 
     Raises:
-        UserError: shapes that do not fit, values that are not finite, an effect of zero, a `kl` that is not positive,
-            an unknown divergence.
+        UserError: shapes or types that do not fit, values that are not finite, an effect of zero, a `kl` that is not
+            positive, tokens that are no outputs, an unknown divergence.
     """
-    activations = activations.detach()
-    families, e = _checked(activations, directions, effects, kl, divergence)
+    check_count(random, "random", least=0)
+    check_count(seed, "seed", least=0)
+    rows, e = _checked(activations, effects, kl, divergence)
+    families = _families(directions, rows.shape[1], len(e))
+    came = _tokens(next_tokens, rows, e, divergence)
     names = tuple(attributes) or tuple(str(j) for j in range(len(e)))
     require(len(names) == len(e), f"attributes has {len(names)} names for {len(e)} effects: expected as many")
-    require(random >= 0, f"random={random}: expected 0 or more directions")
-    ground = _Ground(downstream, activations, e, divergence, next_tokens)
+    ground = _Ground(downstream, rows, e, divergence, came)
     units = np.concatenate([columns.T for columns in families.values()])  # (families * m, d)
     steered = ground.matched(units / np.linalg.norm(units, axis=1, keepdims=True).clip(np.finfo(float).tiny), kl)
     seen = {"loss": None, **ground.measure(steered, ground.attributes_of(len(steered)))}
@@ -83,28 +86,60 @@ def steering_effects(
     return SteeringEffects(tuple(families), names, kl, scales, **shaped)
 
 
-def _checked(
-    activations: Tensor, directions: Mapping[str, ArrayLike], effects: ArrayLike, kl: float, divergence: str
-) -> tuple[dict[str, np.ndarray], Tensor]:
-    """Families as (d, m) and effects, in the activations' type."""
+def _checked(activations: Any, effects: ArrayLike, kl: float, divergence: str) -> tuple[Tensor, Tensor]:
+    """Activations (places, d), and effects (m, outputs) in their type."""
     if divergence not in DIVERGENCES:
         raise unknown("divergence", divergence, DIVERGENCES)
     require(bool(np.isfinite(kl)) and kl > 0, f"kl={kl}: expected a positive number")
-    require(bool(activations.isfinite().all()) and len(activations) > 0, "activations: expected rows without NaN")
-    require(bool(directions), "directions is empty: give at least one family")
-    e = centred(torch.as_tensor(as_rows(effects, "effects")).to(activations), divergence)
-    m, d = len(e), activations.shape[1]
+    rows = torch.as_tensor(activations).detach()
+    require(
+        rows.ndim == 2 and rows.is_floating_point(),
+        f"activations are {tuple(rows.shape)} of {rows.dtype}: expected (places, d) of a floating-point type",
+    )
+    require(bool(rows.isfinite().all()) and len(rows) > 0, "activations: expected rows without NaN")
+    e = centred(torch.as_tensor(as_rows(as_array(effects), "effects")).to(rows), divergence)
     zero = (~e.any(1)).nonzero()
     require(len(zero) == 0, f"effects: row {int(zero[0]) if len(zero) else 0} moves nothing: leave that attribute out")
+    return rows, e
+
+
+def _families(directions: Any, d: int, m: int) -> dict[str, np.ndarray]:
+    """Each family's vectors as (d, m), float64."""
+    kind = type(directions).__name__
+    require(isinstance(directions, Mapping), f"directions is a {kind}: expected each family's vectors by its name")
+    require(bool(directions), "directions is empty: give at least one family")
     families = {}
     for name, given in directions.items():
-        vectors = np.asarray(given, dtype=np.float64)
+        vectors = np.asarray(as_array(given))
+        shape = vectors.shape
         vectors = vectors[:, None] if vectors.ndim == 1 else vectors
-        shape = np.shape(given)
         require(vectors.shape == (d, m), f"directions[{name!r}] has shape {shape}: expected ({d}, {m}), as effects say")
+        require(vectors.dtype.kind in "fiub", f"directions[{name!r}] holds {vectors.dtype}: expected real numbers")
         require(bool(np.isfinite(vectors).all()), f"directions[{name!r}] holds NaN or infinity")
-        families[name] = vectors
-    return families, e
+        families[name] = vectors.astype(np.float64)
+    return families
+
+
+def _tokens(next_tokens: Any, rows: Tensor, effects: Tensor, divergence: str) -> Tensor | None:
+    """Token ids (places,), each one of the outputs."""
+    if next_tokens is None:
+        return None
+    tokens, (places, outputs) = torch.as_tensor(next_tokens), (len(rows), effects.shape[1])
+    require(
+        tokens.shape == (places,) and divergence == "kl",
+        f"next_tokens: expected one for each of {places} places, with divergence='kl'",
+    )
+    whole = not (tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool)
+    require(whole, f"next_tokens holds {tokens.dtype}: expected token ids, whole numbers")
+    low, high = int(tokens.min()), int(tokens.max())
+    require(low >= 0 and high < outputs, f"next_tokens run from {low} to {high}: outputs from 0 to {outputs - 1}")
+    return tokens.long()
+
+
+def _rise(clean: Tensor, moved: Tensor, tokens: Tensor) -> Tensor:
+    """How much less likely each row's token has become, in nats (rows,); tokens on any device."""
+    at = tokens.to(clean.device)[:, None]
+    return (clean.gather(1, at) - moved.gather(1, at))[:, 0]
 
 
 class _Ground:
@@ -116,10 +151,6 @@ class _Ground:
         self.downstream, self.activations, self.effects = downstream, activations, effects
         self.divergence, self.next_tokens = divergence, next_tokens
         places = len(activations)
-        require(
-            next_tokens is None or (divergence == "kl" and len(next_tokens) == places),
-            f"next_tokens: expected one for each of {places} places, with divergence='kl'",
-        )
         self.block = max(1, _AT_ONCE // max(effects.shape[1], activations.shape[1]))
         with torch.no_grad():
             parts = [downstream(activations[at], at) for at in torch.arange(places).split(self.block)]
@@ -165,11 +196,10 @@ class _Ground:
 
         def everything(clean: Tensor, moved: Tensor, at: Tensor, vector: Tensor, sign: Tensor) -> dict[str, Tensor]:
             how = {"divergence": self.divergence}
-            split = movements(clean, moved, self.effects, wanted.to(vector)[vector], sign, **how)
+            split = movements(clean, moved, self.effects, wanted[vector], sign, **how)
             seen = {"divergence": split.divergence, "explained": split.explained, "along": split.along}
             if self.next_tokens is not None:
-                tokens = self.next_tokens.to(at)[at][:, None]
-                seen["loss"] = (clean.gather(1, tokens) - moved.gather(1, tokens))[:, 0]
+                seen["loss"] = _rise(clean, moved, self.next_tokens[at.to(self.next_tokens.device)])
             return seen
 
         seen = self._over_all(vectors, everything)
