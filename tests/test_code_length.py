@@ -3,6 +3,7 @@
 import math
 from itertools import product
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -162,6 +163,14 @@ def test_a_penalty_is_chosen_in_each_block_where_none_is_given_and_a_seed_is_a_r
     assert found.bits != code_length(LinearProbe(), X, y, **how, seed=2).bits
 
 
+def test_shares_may_be_an_array():
+    X, y, groups = world()
+    given = [np.linspace(0.2, 1, 5), np.linspace(0.2, 1, 5).tolist()]
+    found = [code_length(LinearProbe(l2=0.1), X, y, groups=groups, shares=shares) for shares in given]
+    assert found[0].bits == found[1].bits
+    assert found[0] != found[1]  # results are themselves, not their numbers
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -171,6 +180,11 @@ def test_a_penalty_is_chosen_in_each_block_where_none_is_given_and_a_seed_is_a_r
         ({"shares": (0.5, 0.2, 1.0)}, "expected shares of rows rising to 1"),
         ({"shares": (0.5,)}, "rising to 1"),
         ({"shares": ()}, "rising to 1"),
+        ({"shares": "a"}, "rising to 1"),
+        ({"shares": [0.5, np.nan, 1.0]}, "rising to 1"),
+        ({"probe": LogisticRegression()}, "probe is a LogisticRegression: expected a probe"),
+        ({"probe": LinearProbe}, "probe is the class LinearProbe: expected a probe"),
+        ({"seed": None}, "seed=None"),
         ({"shares": (1.0,)}, "too few for a first block of 1 and one more"),
         ({"groups": np.zeros(200, int)}, "groups holds 1 documents: too few"),
         ({"groups": np.zeros(7, int)}, r"groups has shape \(7,\)"),
@@ -179,7 +193,8 @@ def test_a_penalty_is_chosen_in_each_block_where_none_is_given_and_a_seed_is_a_r
         ({"y": np.zeros(200, int)}, "one class only"),
     ],
 )
-def test_a_mistake_is_one_line_that_names_its_argument(options, words):
+def test_a_mistake_is_one_line_that_names_its_argument(options, words, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as a user calls it
     X, y, groups = world(d=5)
     given = {"probe": LinearProbe(l2=0.1), "X": X, "y": y, "groups": groups, **options}
     with pytest.raises(UserError, match=words) as error:

@@ -1,5 +1,6 @@
 """What each way of dealing labels anew keeps, and that it changes the rest."""
 
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -54,6 +55,19 @@ def test_a_shift_keeps_each_document_its_labels_and_their_neighbours():
     assert set(offsets) == set(range(9))
 
 
+@pytest.mark.parametrize(("length", "found"), [(5, False), (None, True)])
+def test_documents_that_mix_labels_are_exchanged_exactly_where_their_lengths_are_one(length, found):
+    """What the docstring says of places: a label of the first place stays one only where lengths are alike."""
+    lengths = np.full(8, length) if length else np.array([5, 9, 3, 7, 6, 4, 8, 2])
+    groups = np.repeat(np.arange(8), lengths)
+    first = np.diff(groups, prepend=-1) > 0
+    labels = first[permuted_rows(first, scheme="documents", groups=groups, n=50, seed=0)]
+    assert (labels != first[:, None]).any() == found
+    places = np.concatenate([np.arange(n) for n in lengths])
+    kept = first[permuted_rows(first, scheme="tokens", tokens=places, n=50, seed=0)]
+    assert (kept == first[:, None]).all()
+
+
 def test_documents_in_another_order_keep_their_runs():
     rows = dealt("documents")
     assert ((rows[1:] - rows[:-1] == 1).sum(0) >= len(Y) - 8).all()
@@ -92,9 +106,18 @@ def test_each_arrangement_within_tokens_is_as_likely_as_any():
         (lambda: dealt("tokens", tokens=np.arange(len(Y))), "no label could change place"),
         (lambda: dealt("documents", groups=np.zeros(len(Y))), "there is one document"),
         (lambda: dealt("iid", n=0), "n=0"),
+        (lambda: dealt("iid", n=2.5), "n=2.5"),
+        (lambda: dealt("iid", seed=None), "seed=None"),
+        (lambda: dealt("iid", seed=-1), "seed=-1"),
+        (lambda: dealt(None), "unknown scheme 'None'"),
+        (lambda: dealt("tokens", tokens=[None, *TOKENS[1:]]), "tokens lacks a token for row 0"),
+        (lambda: dealt("types", tokens=[*TOKENS[:-1], np.nan]), f"tokens lacks a token for row {len(Y) - 1}"),
+        (lambda: dealt("shift", groups=["a", None, *DOCUMENTS[2:]]), "groups lacks a group for row 1"),
+        (lambda: dealt("types", y=np.where(np.arange(len(Y)) == 3, np.nan, Y)), "y lacks a label for row 3"),
     ],
 )
-def test_what_makes_no_sense_is_refused_in_one_line(call, message):
+def test_what_makes_no_sense_is_refused_in_one_line(call, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as a user calls it
     with pytest.raises(UserError, match=message) as error:
         call()
     assert "\n" not in str(error.value)

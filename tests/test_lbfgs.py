@@ -64,8 +64,20 @@ def test_steps_at_most_are_kept_and_said():
     found = minimise(rosenbrock, CENTRES, tolerance=1e-12, most=3)
     assert found.iterations == 3
     assert not found.converged.any()
+    assert found.exhausted.all()
+    assert not minimise(rosenbrock, CENTRES, tolerance=1e-8).exhausted.any()
     first = rosenbrock(CENTRES, torch.arange(3))[0]
     assert (found.values < first).all()
+
+
+def test_a_problem_that_nothing_takes_down_has_not_run_out_of_steps():
+    def walled(x, which):
+        value, slope = rosenbrock(x, which)
+        return torch.where((which == 0) & (x != CENTRES[which]).any(1), 1e9, value), slope
+
+    found = minimise(walled, CENTRES, tolerance=1e-12, most=3)
+    assert found.exhausted.tolist() == [False, True, True]
+    assert not found.converged[0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -75,3 +87,4 @@ def test_a_minimum_that_rounding_does_not_let_it_improve_ends_the_search(dtype):
 
     found = minimise(parabola, torch.full((2, 3), 5.0, dtype=dtype), tolerance=1e-30, most=200)
     assert found.parameters.abs().max() < 1
+    assert not found.exhausted.any()

@@ -1,8 +1,15 @@
 """Bad input to everything that takes rows and labels: one clear line that names the argument."""
 
+import warnings
+
+import jaxtyping
 import numpy as np
 import pytest
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
 
+from toolkit import probe_search
 from toolkit.control_tasks import control_labels
 from toolkit.errors import UserError
 from toolkit.probes import (
@@ -100,7 +107,10 @@ def test_more_columns_than_rows_without_regularisation(name, probe, message):
 
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("setting", [{"l2": "a"}, {"l2": -1.0}, {"l2": np.inf}, {"class_weight": "even"},
-                                     {"class_weight": {7: 1.0}}, {"folds": 1}], ids=str)  # fmt: skip
+                                     {"class_weight": {7: 1.0}}, {"folds": 1}, {"l2": True}, {"tolerance": np.nan},
+                                     {"tolerance": -1.0}, {"class_weight": {0: -1.0}}, {"class_weight": {0: np.nan}},
+                                     {"class_weight": {0: 0, 1: 0.0}}, {"random_state": None}, {"random_state": -1},
+                                     {"device": "gpu"}, {"device": None}], ids=str)  # fmt: skip
 def test_a_probes_settings_are_checked_wherever_it_is_fitted(name, setting):
     assert next(iter(setting)) in refusal(name, probe=LinearProbe(**{"l2": 0.1, **setting}))
 
@@ -173,3 +183,113 @@ def test_a_constant_column_is_taken_and_not_read(probe):
 @pytest.mark.parametrize("probe", CONSTANT[:-1], ids=str)
 def test_nulls_and_selectivity_take_a_constant_column(name, probe):
     call(name, X=np.hstack([X, np.full((24, 1), 7.0)]), probe=probe)
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("steps", [0, -1, 2.5])
+@pytest.mark.parametrize("kind", [LowRankProbe, MLPProbe])
+def test_steps_are_at_least_one(name, steps, kind):
+    assert refusal(name, probe=kind(1, l2=0.1, max_steps=steps)).startswith(f"max_steps={steps}")
+
+
+SCALES = [("float32", 1e20), ("float32", 1e-20), ("float64", 1e160), ("float64", 1e-160)]
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize(("dtype", "scale"), SCALES, ids=str)
+def test_rows_whose_squares_leave_their_type(name, dtype, scale):
+    assert f"squares leave the range of {dtype}" in refusal(name, X=(X * scale).astype(dtype))
+    call(name, X=(X * scale ** (1 / 4)).astype(dtype))
+
+
+@pytest.mark.parametrize("text", [X.astype(str), X.astype(str).astype(object), X.astype(str).tolist()],
+                         ids=["array", "objects", "list"])  # fmt: skip
+@pytest.mark.parametrize("name", CALLS)
+def test_rows_of_text(name, text):
+    assert refusal(name, X=text).startswith("X holds")
+
+
+@pytest.mark.parametrize("name", list(CALLS)[1:])
+@pytest.mark.parametrize(("probe", "message"), [(LogisticRegression(), "is a LogisticRegression: expected a probe"),
+                                                (LinearProbe, "is the class LinearProbe: expected a probe"),
+                                                (None, "is a NoneType: expected a probe")], ids=str)  # fmt: skip
+def test_what_is_no_probe(name, probe, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as a user calls it
+    assert message in refusal(name, probe=probe)
+
+
+ARGUMENTS = [
+    (permutation_null, {"scheme": None}, "unknown scheme 'None'"),
+    (permutation_null, {"score": None}, "unknown score 'None'"),
+    (permutation_null, {"parts": "3"}, "parts='3'"),
+    (permutation_null, {"n": 2.5}, "n=2.5"),
+    (permutation_null, {"seed": None}, "seed=None"),
+    (permutation_null, {"seed": -1}, "seed=-1"),
+    (selectivity, {"parts": "3"}, "parts='3'"),
+    (selectivity, {"n": 2.5}, "n=2.5"),
+    (selectivity, {"n": 1}, "n=1: expected a whole number of at least 2"),
+    (selectivity, {"confidence": "a"}, "confidence='a'"),
+    (selectivity, {"confidence": np.nan}, "confidence=nan"),
+    (selectivity, {"seed": None}, "seed=None"),
+    (select_probe, {"parts": "3"}, "parts='3'"),
+    (select_probe, {"confidence": "a"}, "confidence='a'"),
+    (select_probe, {"seed": -1}, "seed=-1"),
+    (select_probe, {"tasks": 1}, "tasks=1: expected a whole number of at least 2"),
+    (select_probe, {"redraws": 0.5}, "redraws=0.5"),
+    (select_probe, {"candidates": [MEANS]}, "candidates is a list: expected probes by name"),
+    (select_probe, {"candidates": {"one": LDAProbe}}, "candidates['one'] is the class LDAProbe"),
+]
+
+
+@pytest.mark.parametrize(("function", "given", "message"), ARGUMENTS, ids=[m for *_, m in ARGUMENTS])
+def test_arguments_out_of_range(function, given, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as a user calls it
+    own = {"groups": GROUPS, **({"n": 3, "scheme": "iid"} if function is permutation_null else {"tokens": TOKENS})}
+    first = () if function is select_probe else (MEANS,)
+    with pytest.raises(UserError) as error:
+        function(*first, X, Y, **{**own, **given})
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+def test_a_penalty_that_cannot_be_chosen_is_refused_before_the_search(monkeypatch):
+    monkeypatch.setattr(probe_search, "_held_out", lambda *given: pytest.fail("the search has begun"))
+    y = np.where(GROUPS == 2, 1, 0)
+    candidates = {"means": MEANS, "chosen": LinearProbe()}
+    with pytest.raises(UserError, match="all of class 1 lies in one of 3 folds; lower folds, or give l2"):
+        select_probe(X, y, groups=GROUPS, tokens=TOKENS, candidates=candidates, parts=3)
+
+
+def test_steps_that_run_out_are_said_and_counted():
+    draw = np.random.default_rng(0)
+    X, y = draw.standard_normal((90, 6)), np.arange(90) % 4
+    with pytest.warns(ConvergenceWarning, match="LowRankProbe: 3 steps did not reach the tolerance"):
+        assert LowRankProbe(1, l2=0.01, max_steps=3).fit(X, y).n_iter_ == 3
+    with pytest.warns(ConvergenceWarning, match="MLPProbe: 3 steps"):
+        MLPProbe(2, l2=0.01, max_steps=3, tolerance=1e-6).fit(X, y)
+    with pytest.warns(ConvergenceWarning):
+        permutation_null(LowRankProbe(1, l2=0.01, max_steps=3), X, y, scheme="iid", n=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert LinearProbe(l2=0.01).fit(X, y).n_iter_ > 1
+        assert LDAProbe().fit(X, y).n_iter_ == 1
+        MLPProbe(2, l2=0.01, max_steps=3).fit(X, y)  # steps, not a tolerance, are what ends it
+
+
+TENSORS = [lambda x: x.to(torch.bfloat16), lambda x: x.half(), lambda x: x.clone().requires_grad_()]
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("given", TENSORS, ids=["bfloat16", "half", "with gradients"])
+def test_tensors_of_any_kind_are_taken(name, given):
+    rows = given(torch.from_numpy(X).float())
+    call(name, X=rows, y=torch.from_numpy(Y), groups=torch.from_numpy(GROUPS), tokens=torch.from_numpy(TOKENS))
+    fitted = LinearProbe(l2=0.1).fit(rows, given(torch.from_numpy(Y).float()))
+    plain = LinearProbe(l2=0.1).fit(rows.detach().float().numpy(), Y)
+    np.testing.assert_array_equal(fitted.decision_function(rows), plain.decision_function(rows))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_labels_on_a_gpu_are_taken():
+    on = {"X": torch.from_numpy(X).cuda(), "y": torch.from_numpy(Y).cuda()}
+    assert LinearProbe(l2=0.1).fit(**on).score(X, Y) > 0.5

@@ -82,6 +82,25 @@ def test_one_candidate_is_its_selectivity_and_a_tie_goes_to_the_first():
     assert (twins.winner, [row.chosen for row in twins.table]) == ("means", [4, 0])
 
 
+def test_the_search_says_what_is_missing_for_its_interval_and_for_its_p():
+    X, y, tokens, groups = memory(signal=2.0)
+    how = {"tokens": tokens, "groups": groups, "candidates": {"means": MeanDifferenceProbe()}, "quiet": True}
+    found = select_probe(X, y, **how)
+    assert (found.enough, found.limits.redraws) == (True, 0)
+    assert found.statement in str(found)
+    assert f"[{found.interval[0]:.3f}, {found.interval[1]:.3f}]" in found.statement
+    few = select_probe(X, y, **how, redraws=18)
+    assert not few.enough
+    assert "as good as 18.0 redraws, and 19 are needed for a p of 0.05" in few.statement
+    assert select_probe(X, y, **how, redraws=19).enough
+    kept = groups < 5
+    small = {**how, "tokens": tokens[kept], "groups": groups[kept]}
+    assert (
+        "as good as 5.0 documents of equal size, and 6 are needed" in select_probe(X[kept], y[kept], **small).statement
+    )
+    assert found != select_probe(X, y, **how)  # results are themselves, not their numbers
+
+
 def codes_and_a_direction(documents=24, length=20, kinds=24, seed=0):
     """A large direction that is the label, and small codes of the types."""
     draw = np.random.default_rng(seed)
@@ -157,6 +176,7 @@ def test_what_makes_no_sense_is_refused_in_one_line():
         ({"candidates": {}}, "candidates is empty"),
         ({"parts": 2}, "parts=2: expected a whole number of at least 3"),
         ({"tasks": 0}, "tasks=0"),
+        ({"tasks": 1}, "tasks=1: expected a whole number of at least 2"),
         ({"redraws": -1}, "redraws=-1"),
         ({"confidence": 1.0}, "confidence=1.0"),
     ]:

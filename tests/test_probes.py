@@ -2,19 +2,22 @@
 
 import numpy as np
 import pytest
+import sklearn
 import torch
+from scipy.linalg import sqrtm
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
-from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
+from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from toolkit.errors import UserError
 from toolkit.logistic import design, fit_logistic
+from toolkit.probe_base import GRID
 from toolkit.probe_inputs import folds, probe_rows
 from toolkit.probes import LDAProbe, LinearProbe, LowRankProbe, MeanDifferenceProbe, MLPProbe
 from toolkit.steering import mean_differences
@@ -171,6 +174,89 @@ def test_directions_read_raw_activations_and_whitened_ones_read_white_activation
     assert np.linalg.norm(probe.whitened_directions_) == pytest.approx(scores.std())
 
 
+@pytest.mark.parametrize("probe", [LinearProbe(l2=0.01), LinearProbe(l2=0.01, standardise=False), LDAProbe()], ids=str)
+def test_whitened_directions_are_directions_times_the_root_of_the_covariance(probe):
+    draw = np.random.default_rng(0)
+    mixed = draw.standard_normal((6, 6)) * np.array([0.1, 1, 3, 10, 0.3, 2])
+    X, y = draw.standard_normal((500, 6)) @ mixed, draw.integers(0, 3, 500)
+    weights = draw.uniform(0.5, 2, 500) if isinstance(probe, LinearProbe) else np.ones(500)
+    probe = clone(probe).fit(X, y, sample_weight=weights)
+    wanted = probe.directions_ @ sqrtm(np.cov(X.T, aweights=weights, ddof=0)).real
+    np.testing.assert_allclose(probe.whitened_directions_, wanted, rtol=1e-6, atol=1e-9)
+    correlation = probe.directions_ * X.std(0) @ sqrtm(np.corrcoef(X.T)).real
+    assert np.abs(probe.whitened_directions_ - correlation).max() > 0.01 * np.abs(wanted).max()  # the control
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("spread", [0.0, 1e-6, 1e-3])
+@pytest.mark.parametrize("probe", [LDAProbe(), LDAProbe(shrinkage=0.01), MeanDifferenceProbe()], ids=str)
+def test_discriminants_part_classes_with_next_to_no_variance_within(probe, spread, dtype):
+    draw = np.random.default_rng(0)
+    y = np.arange(600) % 30
+    X = (draw.standard_normal((30, 64))[y] + spread * draw.standard_normal((600, 64))).astype(dtype)
+    fitted = clone(probe).fit(X, y)
+    assert fitted.score(X, y) == 1
+    assert np.abs(fitted.directions_).max() < 1e15
+
+
+def test_three_points_of_three_classes_are_parted_and_a_covariance_of_zero_has_no_inverse():
+    X, y = np.float32([[0.0], [1.0], [5.0]]), np.array([0, 1, 2])
+    np.testing.assert_array_equal(MeanDifferenceProbe().fit(X, y).predict(X), y)
+    with pytest.raises(UserError, match="shrinkage=0, but rows of a class are all alike"):
+        LDAProbe(shrinkage=0.0).fit(np.repeat(X, 4, 0), np.repeat(y, 4))
+
+
+def fingerprints(seed=0):
+    """Rows that tell their document, which has a label of its own: folds that mix documents mislead."""
+    draw = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(40), 6)
+    X = draw.standard_normal((40, 40))[groups] + 0.3 * draw.standard_normal((240, 40))
+    return X, np.repeat(draw.permutation(np.arange(40) % 2), 6), groups
+
+
+def test_documents_reach_the_choice_of_a_penalty_in_cross_validation_only_where_they_are_passed_on():
+    """What the docstring of Probe says."""
+    X, y, groups = fingerprints()
+    how = {"groups": groups, "cv": GroupKFold(2), "return_estimator": True}
+    alone = cross_validate(LinearProbe(), X, y, **how)["estimator"]
+    passed = cross_validate(LinearProbe(), X, y, **how, params={"groups": groups})["estimator"]
+    assert max(probe.l2_ for probe in alone) < 0.1  # by rows, a fingerprint is all it takes
+    assert min(probe.l2_ for probe in passed) >= 1
+    with sklearn.config_context(enable_metadata_routing=True):
+        probe = LinearProbe().set_fit_request(groups=True)
+        routed = cross_validate(probe, X, y, cv=GroupKFold(2), return_estimator=True, params={"groups": groups})
+        assert [p.l2_ for p in routed["estimator"]] == [p.l2_ for p in passed]
+        search = GridSearchCV(probe, {"standardise": [True]}, cv=GroupKFold(2)).fit(X, y, groups=groups)
+        assert search.best_estimator_.l2_ >= 1
+
+
+def test_noise_in_more_columns_than_rows_gets_the_largest_penalty_and_is_hardly_worse_than_nothing():
+    draw = np.random.default_rng(0)
+    X, y = draw.standard_normal((80, 200)), np.arange(80) % 2
+    probe = LinearProbe().fit(X, y)
+    assert probe.l2_ == 10.0
+    assert probe.l2_losses_.min() < np.log(2) + 0.02
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_least_squares_chooses_its_penalty_by_squared_error(classes):
+    draw = np.random.default_rng(0)
+    X, y = draw.standard_normal((60, 20)), np.arange(60) % classes
+    X[:, 0] += y
+    probe = LinearProbe(loss="squared").fit(X, y)
+    fold_of, losses = folds(probe_rows(X, y), 3, seed=0), []
+    for l2 in GRID:
+        lost = 0.0
+        for fold in range(3):
+            away = fold_of == fold
+            scores = LinearProbe(loss="squared", l2=l2).fit(X[~away], y[~away]).decision_function(X[away])
+            targets = 2.0 * (y[away] if classes == 2 else y[away, None] == np.arange(3)) - 1
+            lost += 0.5 * np.square(scores - targets).sum()
+        losses.append(lost / 60)
+    np.testing.assert_allclose(probe.l2_losses_, losses)
+    assert probe.l2_ == GRID[int(np.argmin(losses))]
+
+
 def test_torch_tensors_and_strings_for_labels_are_taken():
     X, y = IRIS
     names = np.array(["a", "b", "c"])[y]
@@ -201,7 +287,7 @@ def test_the_penalty_is_chosen_by_documents_that_stay_together():
     X = draw.standard_normal((40, 60))[documents] + 0.3 * draw.standard_normal((400, 60))
     by_document = LinearProbe().fit(X, labels, groups=documents)
     by_row = LinearProbe().fit(X, labels)
-    assert by_document.l2_ == 1.0
+    assert by_document.l2_ == GRID[-1]
     assert by_document.l2_losses_.min() > 0.6
     assert by_row.l2_ < 0.1
     assert by_row.l2_losses_.min() < 0.1

@@ -5,7 +5,6 @@ fitted on all blocks before it, so a regularity counts by how much there is to b
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,14 +15,15 @@ from jaxtyping import Bool, Float, Int
 from toolkit.coding_inputs import as_rows
 from toolkit.errors import require, unknown
 from toolkit.heads import log_probabilities
-from toolkit.probe_base import Probe
-from toolkit.probe_inputs import ProbeRows, as_array, probe_rows
+from toolkit.probe_base import Probe, check_probe
+from toolkit.probe_inputs import ProbeRows, as_array, check_count, probe_rows
+from toolkit.probe_settings import check_settings
 
 SHARES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
 """Where blocks end, as shares of the rows (Voita and Titov 2020, section 4)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CodeLength:
     """What a probe's online code takes for labels, and for control labels on the same rows in the same blocks."""
 
@@ -63,7 +63,7 @@ def code_length(
     *,
     groups: Any = None,
     controls: Any = None,
-    shares: Sequence[float] = SHARES,
+    shares: Any = SHARES,
     seed: int = 0,
 ) -> CodeLength:
     """The online code length of labels, and of columns of control labels, by the same probe.
@@ -89,11 +89,14 @@ def code_length(
     Raises:
         UserError: what `toolkit.probe_inputs.probe_rows` refuses; class weights; controls of another length or with
             labels that y has not; shares that do not rise to 1; too few documents for two blocks; l2=0 and a first
-            block without more rows than X has columns.
+            block without more rows than X has columns; what is no probe.
     """
+    check_probe(probe)
+    check_count(seed, "seed", least=0)
     balanced = getattr(probe, "class_weight", None)
     require(balanced is None, f"class_weight={balanced!r} distorts the probabilities that labels are coded by: drop it")
     data = probe_rows(as_rows(as_array(X), "X"), y, None, groups)
+    check_settings(probe, data)
     labels = np.concatenate([data.labels[:, None], _control_columns(controls, data)], 1)  # (rows, 1 + k)
     chosen = getattr(probe, "l2", 0.0) is None
     block_of, ends = _blocks(data, shares, probe.folds if chosen else 1, seed)
@@ -126,15 +129,19 @@ def _control_columns(controls: Any, data: ProbeRows) -> Int[np.ndarray, "rows k"
 
 
 def _blocks(
-    data: ProbeRows, shares: Sequence[float], least: int, seed: int
+    data: ProbeRows, shares: Any, least: int, seed: int
 ) -> tuple[Int[np.ndarray, " rows"], Int[np.ndarray, " blocks"]]:
     """The block of each row, and the rows in the blocks up to each; at least `least` documents in the first."""
-    rising = all(a < b for a, b in zip((0.0, *shares), shares, strict=False))
-    require(bool(shares) and rising and shares[-1] == 1, f"shares={tuple(shares)}: expected shares of rows rising to 1")
+    try:
+        ends = np.array(as_array(shares), float)
+    except (TypeError, ValueError):
+        ends = np.empty(0)
+    rising = ends.ndim == 1 and ends.size > 0 and bool((np.diff(ends, prepend=0) > 0).all()) and ends[-1] == 1
+    require(rising, f"shares={shares!r}: expected shares of rows rising to 1")
     order = np.random.default_rng([seed, 47]).permutation(np.unique(data.groups))
     sizes = np.bincount(data.groups)[order]
     held = sizes.cumsum()
-    cuts = 1 + np.searchsorted(held, np.array(shares) * held[-1] * (1 - 1e-12))  # documents in the blocks up to each
+    cuts = 1 + np.searchsorted(held, ends * held[-1] * (1 - 1e-12))  # documents in the blocks up to each
     cuts = np.unique(np.clip(cuts, least, len(order)))
     require(
         len(cuts) > 1,

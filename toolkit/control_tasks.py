@@ -9,8 +9,18 @@ from jaxtyping import Float, Int, Shaped
 from toolkit.coding_inputs import as_rows
 from toolkit.errors import require
 from toolkit.held_out import held_out_scores, label_blocks
-from toolkit.probe_base import Probe
-from toolkit.probe_inputs import ProbeRows, as_array, blind_folds, check_count, check_members, numbered, probe_rows
+from toolkit.probe_base import Probe, check_probe
+from toolkit.probe_inputs import (
+    ProbeRows,
+    as_array,
+    blind_folds,
+    check_count,
+    check_members,
+    check_share,
+    numbered,
+    probe_rows,
+)
+from toolkit.probe_settings import check_settings
 from toolkit.selectivity_interval import resampled_interval
 from toolkit.selectivity_limits import Limits, limits
 from toolkit.type_ceilings import TypeCeilings, type_ceilings
@@ -29,6 +39,7 @@ def control_labels(y: Any, tokens: Any, *, n: int, seed: int) -> Shaped[np.ndarr
         UserError: not one type a row, one missing, n below 1.
     """
     check_count(n, "n", least=1)
+    check_count(seed, "seed", least=0)
     y = np.asarray(as_array(y))
     require(y.ndim == 1 and len(y) > 0, f"y has shape {y.shape}: expected (rows,), one label a row")
     types = numbered(tokens, "tokens", "type", len(y))
@@ -36,7 +47,7 @@ def control_labels(y: Any, tokens: Any, *, n: int, seed: int) -> Shaped[np.ndarr
     return y[drawn[:, types].T]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Selectivity:
     """A probe's accuracy beside that of the same probe on control tasks, all of held-out documents."""
 
@@ -129,16 +140,20 @@ def selectivity(
         y: (rows,) labels.
         tokens: (rows,) word types, numbers or text.
         groups: (rows,) documents, which folds keep whole; without them each different row is one.
-        n: control tasks; 200 let p fall to .005.
+        n: control tasks, 2 or more; 200 let p fall to .005.
         parts: folds of the cross-validation.
         confidence: of the interval, two-sided.
 
     Raises:
         UserError: what `probe.fit`, `control_labels` and `toolkit.probe_inputs.blind_folds` refuse, a class with fewer
-            members than parts, a confidence outside (0, 1).
+            members than parts, a confidence outside (0, 1), what is no probe.
     """
-    require(0 < confidence < 1, f"confidence={confidence}: expected a share between 0 and 1, such as .95")
+    check_probe(probe)
+    check_share(confidence, "confidence")
+    check_count(n, "n", least=2)
+    check_count(parts, "parts", least=2)
     data = probe_rows(as_rows(as_array(X), "X"), y, None, groups)
+    check_settings(probe, data)
     types = numbered(tokens, "tokens", "type", len(data.X))
     controls = control_labels(data.labels, types, n=n, seed=seed)
     fold_of = blind_folds(data, parts, seed=seed, name="parts")

@@ -4,8 +4,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from toolkit.errors import require
 from toolkit.heads import LinearHeads
 from toolkit.logistic import Design
+
+# Variance within classes that counts, as a share of all: five digits of it survive a difference in float64.
+_LEAST = 1e-10
 
 
 def class_means(
@@ -30,21 +34,31 @@ def discriminants(data: Design, labels: Int[Tensor, "rows problems"], *, classes
 
     (1 - shrinkage) Sigma_within + shrinkage tr(Sigma_within) / d I; shrinkage 1 leaves the differences of means. The
     covariance within classes is that of all rows less that between the means, so Woodbury's identity gives its inverse
-    for every problem from one eigendecomposition.
+    for every problem from one eigendecomposition. It is a difference, so the design should be float64; a mean variance
+    within classes below 1e-10 of all variance is taken for that.
+
+    Raises:
+        UserError: no variance within classes, and shrinkage 0.
     """
     means, shares = class_means(data, labels, classes)  # (P, C, d), (P, C)
     d = data.Z.shape[1]
     between = (shares * means.square().sum(2)).sum(1)  # (P,)
-    isotropic = (data.variances.sum() - between).clamp(min=0) / d
+    total = data.variances.sum()
+    require(
+        shrinkage > 0 or bool((total - between > _LEAST * total).all()),
+        "shrinkage=0, but rows of a class are all alike: their covariance has no inverse; give a shrinkage > 0",
+    )
+    isotropic = torch.maximum(total - between, _LEAST * total) / d
     diagonal = (1 - shrinkage) * data.variances + shrinkage * isotropic[:, None]  # (P, d)
     limits = torch.finfo(diagonal.dtype)
     diagonal = diagonal.clamp(min=max(limits.eps * float(diagonal.max()), limits.tiny))
     scaled = means / diagonal[:, None]  # (P, C, d)
-    inner = scaled @ means.mT  # (P, C, C)
-    # (A - s M^T diag(p) M)^-1 M^T = A^-1 M^T (I - s diag(p) M A^-1 M^T)^-1, with s = 1 - shrinkage
-    eye = torch.eye(classes, dtype=inner.dtype, device=inner.device)
-    middle = eye - (1 - shrinkage) * shares[:, :, None] * inner
-    coefficients = torch.linalg.lstsq(middle.mT, scaled).solution  # (P, C, d)
+    coefficients = scaled
+    if shrinkage < 1:
+        # (A - s M^T diag(p) M)^-1 M^T = A^-1 M^T (I - s diag(p) M A^-1 M^T)^-1, with s = 1 - shrinkage
+        eye = torch.eye(classes, dtype=scaled.dtype, device=scaled.device)
+        middle = eye - (1 - shrinkage) * shares[:, :, None] * (scaled @ means.mT)  # (P, C, C)
+        coefficients = torch.linalg.pinv(middle.mT) @ scaled
     offsets = shares.log() - 0.5 * (coefficients * means).sum(2)
     return LinearHeads.rotated(data, _contrast(coefficients), _contrast(offsets))
 

@@ -1,6 +1,6 @@
 """What fitted probes compute: linear read-outs of activations, and shallow networks on them, many at once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -10,9 +10,22 @@ from torch import Tensor
 if TYPE_CHECKING:
     from toolkit.logistic import Design
 
+# Hidden activations held at a time, (rows, problems * hidden).
+_ELEMENTS = 1 << 24
+
 
 class Heads(Protocol):
     """Fitted classifiers, one a problem."""
+
+    @property
+    def iterations(self) -> int:
+        """Steps of the slowest problem; 1 in closed form."""
+        ...
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether some problem's steps ran out before its tolerance was reached."""
+        ...
 
     @property
     def dtype(self) -> torch.dtype:
@@ -40,6 +53,10 @@ class LinearHeads:
     """One output for two classes, else one a class."""
     intercepts: Float[Tensor, "problems outputs"]
     """Likewise."""
+    iterations: int = 1
+    """Steps of the slowest problem."""
+    exhausted: bool = False
+    """Whether some problem's steps ran out before its tolerance was reached."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -48,6 +65,7 @@ class LinearHeads:
 
     def logits(self, X: Float[Tensor, "rows d"]) -> Float[Tensor, "rows problems outputs"]:
         """Scores of raw rows."""
+        X = X.to(self.dtype)
         flat = torch.addmm(self.intercepts.flatten(), X, self.coefficients.flatten(0, 1).mT)  # (rows, P * outputs)
         return flat.view(len(X), *self.intercepts.shape)
 
@@ -57,7 +75,7 @@ class LinearHeads:
 
     def unscaled(self, scale: Float[Tensor, " d"]) -> "LinearHeads":
         """From heads for rows / scale, heads for the rows."""
-        return LinearHeads(self.coefficients / scale, self.intercepts)
+        return replace(self, coefficients=self.coefficients / scale)
 
     @classmethod
     def rotated(
@@ -83,6 +101,10 @@ class NetworkHeads:
     """Weights of the outputs."""
     offset: Float[Tensor, "problems outputs"]
     """Their biases."""
+    iterations: int = 1
+    """Steps of the slowest problem."""
+    exhausted: bool = False
+    """Whether some problem's steps ran out before its tolerance was reached."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -91,7 +113,8 @@ class NetworkHeads:
 
     def logits(self, X: Float[Tensor, "rows d"]) -> Float[Tensor, "rows problems outputs"]:
         """Scores of raw rows."""
-        return network_logits(X, self.into, self.bias, self.out, self.offset)
+        block = max(1, _ELEMENTS // self.bias.numel())
+        return torch.cat([network_logits(rows, self.into, self.bias, self.out, self.offset) for rows in X.split(block)])
 
     def gradients(self, X: Float[Tensor, "rows d"]) -> Float[Tensor, "problems outputs d"]:
         """Mean derivative of each output by the row, over rows."""
@@ -100,7 +123,7 @@ class NetworkHeads:
 
     def unscaled(self, scale: Float[Tensor, " d"]) -> "NetworkHeads":
         """From heads for rows / scale, heads for the rows."""
-        return NetworkHeads(self.into / scale, self.bias, self.out, self.offset)
+        return replace(self, into=self.into / scale)
 
 
 def network_logits(X: Tensor, into: Tensor, bias: Tensor, out: Tensor, offset: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from toolkit.errors import require, unknown
-from toolkit.probe_inputs import as_array
+from toolkit.probe_inputs import as_array, check_count, missing_refused, numbered
 
 Draw = Callable[[np.random.Generator], Int[np.ndarray, " rows"]]
 """A generator -> the row whose label each row gets."""
@@ -18,30 +18,37 @@ def permuted_rows(
 ) -> Int[np.ndarray, "rows n"]:
     """For each of n permutations, the row whose label each row gets; `y[permuted_rows(...)]` are the labels.
 
-    Every scheme but "types" deals the same labels out again, so the base rate stays what it is.
+    Labels are dealt out again once each, so the base rate stays what it is, but for "types" and for "documents" where
+    each document has one label: compare scores with each column's own base rate there, as `permutation_null` does.
 
     Args:
         y: (rows,) labels, of which "documents" asks whether each document has one only.
-        scheme: "iid": any row's label; "documents": the documents' labels in another order of documents (where each
-            document has one label, documents exchange theirs, and lengths that differ change the base rate); "tokens":
-            the label of a row with the same token; "shift": labels turned round inside each document, which keeps their
-            runs; "types": each token's commonest label to all rows of another token, which changes the base rate: exact
+        scheme: "iid": any row's label; "documents": where each document has one label, documents exchange theirs, and
+            lengths that differ change the base rate; else all labels one document after another, in another order of
+            documents, which is exact where documents are of one length, or neither labels nor rows depend on the place
+            in the document: with other lengths places go out of step, so that a label of the place is found in rows
+            that tell the place ("tokens", given places, exchanges labels of the same place only); "tokens": the label
+            of a row with the same token; "shift": labels turned round inside each document, which keeps their runs;
+            "types": each token's commonest label to all rows of another token, which changes the base rate: exact
             where the label is a function of the token alone and tokens got theirs at random.
         groups: (rows,) documents, for "documents" and "shift".
         tokens: (rows,) token ids, for "tokens" and "types".
 
     Raises:
-        UserError: an unknown scheme, its argument missing or of another length, or nothing that could change place.
+        UserError: an unknown scheme, its argument missing, also for some row, or of another length, a label missing,
+            nothing that could change place, an n or a seed out of range.
     """
-    if scheme not in _SCHEMES:
-        raise unknown("scheme", scheme, _SCHEMES)
+    if scheme not in tuple(_SCHEMES):
+        raise unknown("scheme", str(scheme), _SCHEMES)
+    check_count(n, "n", least=1)
+    check_count(seed, "seed", least=0)
     y = np.asarray(as_array(y))
+    require(y.ndim == 1 and len(y) > 0, f"y has shape {y.shape}: expected (rows,), one label a row")
+    missing_refused(y, "y", "label")
     name, make = _SCHEMES[scheme]
     given = {"groups": groups, "tokens": tokens}.get(name)
     require(not name or given is not None, f"scheme={scheme!r} needs {name}: one for each row")
-    units = np.zeros(len(y), int) if given is None else np.unique(np.asarray(as_array(given)), return_inverse=True)[1]
-    require(units.shape == y.shape, f"{name} has shape {units.shape}: expected {y.shape}, one for each label")
-    require(n >= 1, f"n={n}: expected at least one permutation")
+    units = np.zeros(len(y), int) if given is None else numbered(given, name, name.removesuffix("s"), len(y))
     sizes = np.bincount(units)
     one = {"documents": "document", "types": "token"}.get(scheme)
     require(

@@ -29,6 +29,8 @@ class Minimised:
     """Largest absolute entry of each gradient, in the coordinates minimised over."""
     converged: Bool[Tensor, " problems"]
     """Whether that is at most the tolerance."""
+    exhausted: Bool[Tensor, " problems"]
+    """Whether the steps ran out first, while there was still a decrease to be had."""
     iterations: int
     """Of the slowest problem."""
 
@@ -65,8 +67,9 @@ def minimise(
         history = [*history[-_MEMORY + 1 :], _pair(step, new_slope - slope)]
         here, value, slope, stuck = here + step, new_value, new_slope, stuck | blocked
     done.keep(which, here, value, slope)
-    gradient = done.slope.abs().amax(1)
-    return Minimised(done.here, done.value, gradient, gradient <= tolerance, done_after)
+    gradient, exhausted = done.slope.abs().amax(1), torch.zeros(len(start), dtype=torch.bool, device=start.device)
+    exhausted[which] = (slope.abs().amax(1) > tolerance) & ~stuck
+    return Minimised(done.here, done.value, gradient, gradient <= tolerance, exhausted, done_after)
 
 
 class _Done:

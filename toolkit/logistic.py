@@ -168,4 +168,5 @@ class _Problem:
             (slope[..., :d] / self.scale[:, None]).abs().amax((1, 2)),
             (slope[..., d] / self.intercept_scale).abs().amax(1),
         )
-        return Logistic(LinearHeads(coefficients, intercepts), gradient, value, found.iterations)
+        heads = LinearHeads(coefficients, intercepts, found.iterations, bool(found.exhausted.any()))
+        return Logistic(heads, gradient, value, found.iterations)

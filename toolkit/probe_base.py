@@ -1,5 +1,6 @@
 """What all probes share: checks, standardisation, the choice of a penalty by document, prediction, directions."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -7,30 +8,38 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from toolkit.coding_inputs import as_rows
 from toolkit.devices import resolve
-from toolkit.errors import require, unknown
+from toolkit.errors import require
 from toolkit.heads import Heads, cross_entropies, log_probabilities
 from toolkit.logistic import Design, design
-from toolkit.probe_inputs import ProbeRows, as_array, blind_folds, check_count, folds, probe_rows
+from toolkit.probe_inputs import ProbeRows, as_array, blind_folds, check_text, folds, probe_rows
+from toolkit.probe_settings import check_settings
 
 _TYPES = [np.float64, np.float32]
-GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Penalties tried, for standardised columns and a mean loss in nats (scikit-learn's C is 1 / (rows * l2))."""
 
 
 class Probe(ClassifierMixin, BaseEstimator):
     """A classifier of activations, to be derived from.
 
+    In scikit-learn's `cross_val_score` and `GridSearchCV`, groups= reaches the splitter alone, so the penalty would be
+    chosen by folds that mix documents. They reach `fit` with params={"groups": documents} in `cross_val_score` (beside
+    groups=documents), or in both with metadata routing enabled and `set_fit_request(groups=True)`.
+
     Attributes:
         classes_: (classes,), sorted labels.
         directions_: (classes or 1, d), the read-out's gradient by raw activations; one for two classes.
         whitened_directions_: the same for activations of covariance I, directions_ Sigma^(1/2).
         l2_: the penalty used; nan for probes without one.
-        l2_losses_: (penalties,), held-out cross-entropy in nats of each penalty tried; empty where l2 was given.
+        l2_losses_: (penalties,), held-out loss of each penalty tried, in nats a row (half squared errors for
+            loss="squared"); empty where l2 was given.
+        n_iter_: steps of the last fit; 1 in closed form.
     """
 
     classes_: Shaped[np.ndarray, " classes"]
@@ -46,19 +55,52 @@ class Probe(ClassifierMixin, BaseEstimator):
     def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> Self:
         """Learn from rows X (rows, d), one label a row; `groups` are the rows' documents.
 
+        Name groups: the third place is that of sample_weight, as scikit-learn has it.
+
         Raises:
             UserError: what `toolkit.probe_inputs.probe_rows` and `folds` refuse, settings out of range.
+
+        Warns:
+            ConvergenceWarning: steps ran out before the tolerance was reached.
         """
+        check_text(X)
         X = as_rows(validate_data(self, as_array(X), dtype=_TYPES, ensure_all_finite=False), "X")
         data = probe_rows(X, y, sample_weight, groups)
-        self._check(data)
+        check_settings(self, data)
         self.classes_ = data.classes
         chosen, losses = self.choose(data, self._labels(data), folds)
         self.l2_, self.l2_losses_ = chosen[0], losses[0]
         rows, scale = self._design(data)
         self.heads_ = self.fit_many(rows, self._labels(data), data, chosen).unscaled(scale)
+        self._warn(self.heads_)
+        self.n_iter_ = self.heads_.iterations
         self._describe(rows, scale)
         return self
+
+    def _warn(self, heads: Heads) -> None:
+        if heads.exhausted:
+            said = f"{type(self).__name__}: {heads.iterations} steps did not reach the tolerance; raise it, or l2"
+            warnings.warn(said, ConvergenceWarning, stacklevel=3)
+
+    def check(self, data: ProbeRows) -> None:
+        """Refuse what `fit` would refuse of these rows, without fitting.
+
+        Raises:
+            UserError: settings out of range, a class that the choice of a penalty could not spread over folds.
+        """
+        check_settings(self, data)
+        if self._penalised and self.l2 is None:
+            folds(data, self.folds, seed=self.random_state)
+
+    def parameters(self, d: int, outputs: int) -> int:
+        """Numbers fitted for one column of labels."""
+        return outputs * (d + 1)
+
+    def losses(
+        self, logits: Float[Tensor, "rows problems outputs"], labels: Int[Tensor, "rows problems"]
+    ) -> Float[Tensor, "rows problems"]:
+        """What a penalty is chosen by: each row's loss."""
+        return cross_entropies(logits, labels)
 
     def fit_many(self, rows: Design, labels: Int[Tensor, "rows problems"], data: ProbeRows, l2: list[float]) -> Heads:
         """Fit label vectors, each with its penalty, on rows made ready by `design`."""
@@ -72,9 +114,11 @@ class Probe(ClassifierMixin, BaseEstimator):
         Raises:
             UserError: settings out of range.
         """
-        self._check(data)
+        check_settings(self, data)
         rows, scale = self._design(data)
-        return self.fit_many(rows, labels, data, self.choose(data, labels, blind_folds)[0]).unscaled(scale)
+        heads = self.fit_many(rows, labels, data, self.choose(data, labels, blind_folds)[0]).unscaled(scale)
+        self._warn(heads)
+        return heads
 
     def choose(
         self, data: ProbeRows, labels: Int[Tensor, "rows problems"], deal: Callable[..., Int[np.ndarray, " rows"]]
@@ -103,7 +147,7 @@ class Probe(ClassifierMixin, BaseEstimator):
         rows, scale = self._design(part)
         found = self.fit_many(rows, each[at], part, list(GRID) * labels.shape[1]).unscaled(scale)
         with torch.no_grad():
-            lost = cross_entropies(found.logits(self.to_tensor(data.X[~kept])), each[~at])
+            lost = self.losses(found.logits(self.to_tensor(data.X[~kept])), each[~at])
         return (data.weights[~kept] @ as_array(lost)).reshape(-1, len(GRID))  # (problems * penalties) -> both
 
     def tolerance_for(self, rows: Design) -> float:
@@ -166,8 +210,12 @@ class Probe(ClassifierMixin, BaseEstimator):
         return self.to_tensor(data.labels)[:, None]
 
     def _design(self, data: ProbeRows) -> tuple[Design, Tensor]:
-        """Standardised rows in their eigenbasis, and the columns' scale; constant columns keep theirs."""
-        X, w = self.to_tensor(data.X), self.to_tensor(data.weights).to(self.to_tensor(data.X).dtype)
+        """Standardised rows in their eigenbasis, and the columns' scale; constant columns keep theirs.
+
+        Closed forms subtract covariances, so they work in float64.
+        """
+        X = self.to_tensor(data.X) if self._penalised else self.to_tensor(data.X).double()
+        w = self.to_tensor(data.weights).to(X.dtype)
         w = w / w.sum()
         scale = torch.ones_like(X[0])
         if self.standardise:
@@ -179,34 +227,21 @@ class Probe(ClassifierMixin, BaseEstimator):
 
     def _describe(self, rows: Design, scale: Tensor) -> None:
         raw = self.heads_.gradients((rows.Z @ rows.basis.mT + rows.mean) * scale)[0]
-        root = (rows.basis * rows.variances.sqrt()) @ rows.basis.mT  # of the standardised rows' covariance
+        spread, basis = scale.double(), rows.basis.double()
+        covariance = ((basis * rows.variances.double()) @ basis.mT) * spread[:, None] * spread  # of the raw rows
+        variances, axes = torch.linalg.eigh(covariance)
+        root = (axes * variances.clamp(min=0).sqrt()) @ axes.mT
         self.directions_ = as_array(raw)
-        self.whitened_directions_ = as_array((raw * scale) @ root)
+        self.whitened_directions_ = as_array((raw.double() @ root).to(raw.dtype))
 
-    def _check(self, data: ProbeRows) -> None:
-        for name in ("l2", "shrinkage"):
-            value = getattr(self, name, None)
-            number = isinstance(value, (int, float, np.number)) and bool(np.isfinite(value) and value >= 0)
-            require(value is None or number, f"{name}={value!r}: expected a number of at least 0")
-        shrinkage = getattr(self, "shrinkage", None)
-        require(shrinkage is None or shrinkage <= 1, f"shrinkage={shrinkage}: expected a share, at most 1")
-        for name, least in (("folds", 2), ("rank", 1), ("hidden", 1)):
-            check_count(getattr(self, name, least), name, least=least)
-        n, d = data.X.shape
-        if getattr(self, "l2", None) == 0:
-            require(n > d, f"l2=0 with {n} rows in {d} dimensions: the fit is not unique; give a penalty l2 > 0")
-        if shrinkage == 0:
-            free = n - len(data.classes)
-            require(
-                free >= d,
-                f"shrinkage=0 with {n} rows of {len(data.classes)} classes in {d} dimensions: the covariance within "
-                "classes has no inverse; give a shrinkage > 0",
-            )
-        weighting = getattr(self, "class_weight", None)
-        require(
-            weighting is None or isinstance(weighting, dict) or weighting == "balanced",
-            f"class_weight={weighting!r}: expected None, 'balanced' or a dict of label to weight",
-        )
-        for key in weighting if isinstance(weighting, dict) else ():
-            if key not in data.classes.tolist():
-                raise unknown("class in class_weight", str(key), [str(c) for c in data.classes])
+
+def check_probe(probe: Any, name: str = "probe") -> None:
+    """Refuse what is no probe: another estimator, a class.
+
+    Raises:
+        UserError: that.
+    """
+    given = f"the class {probe.__name__}" if isinstance(probe, type) else f"a {type(probe).__name__}"
+    require(
+        isinstance(probe, Probe), f"{name} is {given}: expected a probe of toolkit.probes, such as LinearProbe(l2=0.01)"
+    )

@@ -37,16 +37,33 @@ class ProbeRows:
 
 
 def as_array(value: Any) -> Any:
-    """A torch tensor's numbers as a numpy array; anything else as it is."""
-    return value.detach().cpu().numpy() if hasattr(value, "detach") else value
+    """A torch tensor's numbers as a numpy array, half precision as float32; anything else as it is."""
+    if not hasattr(value, "detach"):
+        return value
+    value = value.detach().cpu()
+    return (value.float() if value.is_floating_point() and value.itemsize < 4 else value).numpy()
+
+
+def check_text(X: Any) -> None:
+    """Refuse rows of text."""
+    values = np.asarray(X) if isinstance(X, (list, tuple, np.ndarray)) else np.empty(0)
+    text = values.dtype.kind in "US" or (values.dtype.kind == "O" and any(isinstance(v, str) for v in values.flat))
+    require(not text, "X holds text: expected real numbers, one row of activations for each label")
+
+
+def check_share(value: Any, name: str) -> None:
+    """Refuse what is no number between 0 and 1."""
+    number = isinstance(value, (int, float, np.number)) and bool(0 < value < 1)
+    require(number, f"{name}={value!r}: expected a share between 0 and 1, such as .95")
 
 
 def probe_rows(X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> ProbeRows:
     """Check rows and what belongs to each.
 
     Raises:
-        UserError: NaN, a label missing, labels that are not classes or not one a row, one class only, rows that are all
-            the same, weights that are negative, not finite or all zero, a document missing for some row.
+        UserError: NaN, rows so large or so alike that squares leave their type's range, a label missing, labels that
+            are not classes or not one a row, one class only, rows that are all the same, weights that are negative, not
+            finite or all zero, a document missing for some row.
     """
     X = as_rows(X, "X")
     y = _labels(y, len(X))
@@ -63,16 +80,30 @@ def probe_rows(X: Any, y: Any, sample_weight: Any = None, groups: Any = None) ->
         f"y holds one class only ({classes.tolist()[0]!r}): a classifier needs examples of at least two classes",
     )
     require(len(X) == 1 or bool((X[0] != X).any()), "X: every row is the same, so all its columns are constant")
+    _in_range(X)
     numbers = _documents(groups, X)
     return ProbeRows(X[kept], labels, classes, weights[kept], numbers[kept], groups is not None)
 
 
+def _in_range(X: Float[np.ndarray, "rows d"]) -> None:
+    """Refuse rows whose variances would over- or underflow."""
+    limits, largest = np.finfo(X.dtype), max(float(X.max()), -float(X.min()))
+    low, high = float(limits.tiny / limits.eps) ** 0.5, float(limits.max / X.size) ** 0.5
+    widest = float((X.max(0) - X.min(0)).max()) if largest < high else largest
+    require(
+        largest < high and (len(X) == 1 or widest > low),
+        f"X holds values up to {largest:.3g} that differ by up to {widest:.3g}, whose squares leave the range of "
+        f"{X.dtype}: scale X",
+    )
+
+
 def _labels(y: Any, rows: int) -> Shaped[np.ndarray, " rows"]:
     require(y is not None, "y should be a 1d array of labels, one for each row of X: got None")
-    _present(np.asarray(as_array(y)), "y", "label")
+    y = as_array(y)
+    missing_refused(np.asarray(y), "y", "label")
     try:
         check_classification_targets(y)
-        y = column_or_1d(as_array(y), warn=True)
+        y = column_or_1d(y, warn=True)
     except ValueError as error:
         raise UserError(f"y: {' '.join(str(error).split())}") from error
     _one_a_row(y, "y", rows)
@@ -97,15 +128,19 @@ def numbered(values: Any, name: str, what: str, rows: int) -> Int[np.ndarray, " 
     """
     values = np.asarray(as_array(values))
     _one_a_row(values, name, rows)
-    _present(values, name, what)
+    missing_refused(values, name, what)
     try:
         return np.unique(values, return_inverse=True)[1]
     except TypeError as error:
         raise UserError(f"{name} mixes types that cannot be sorted ({error}): give numbers or text") from error
 
 
-def _present(values: np.ndarray, name: str, what: str) -> None:
-    """Refuse None and NaN, which differs from itself."""
+def missing_refused(values: np.ndarray, name: str, what: str) -> None:
+    """Refuse None and NaN, which differs from itself.
+
+    Raises:
+        UserError: those.
+    """
     missing = values != values
     if values.dtype.kind == "O":
         missing = missing | (values == None)  # noqa: E711
@@ -165,12 +200,13 @@ def blind_folds(data: ProbeRows, count: int, *, seed: int, name: str = "folds") 
         UserError: a count that is no whole number of at least 2, fewer documents than folds.
     """
     check_count(count, name, least=2)
+    check_count(seed, "seed", least=0)
     return _dealt(data, np.bincount(data.groups)[:, None].astype(float), count, seed, name)
 
 
 def check_count(value: Any, name: str, *, least: int) -> None:
     """Refuse what is no whole number of at least `least`."""
-    whole = bool(isinstance(value, (int, np.integer)) and value >= least)
+    whole = bool(isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least)
     require(whole, f"{name}={value!r}: expected a whole number of at least {least}")
 
 

@@ -15,9 +15,20 @@ from toolkit.devices import progress_bar
 from toolkit.errors import require
 from toolkit.held_out import label_blocks, scores
 from toolkit.label_permutations import permuted_rows
-from toolkit.probe_base import Probe
-from toolkit.probe_inputs import ProbeRows, as_array, blind_folds, check_count, check_members, numbered, probe_rows
+from toolkit.probe_base import Probe, check_probe
+from toolkit.probe_inputs import (
+    ProbeRows,
+    as_array,
+    blind_folds,
+    check_count,
+    check_members,
+    check_share,
+    numbered,
+    probe_rows,
+)
 from toolkit.selectivity_interval import resampled_interval
+from toolkit.selectivity_limits import Limits, limits
+from toolkit.type_ceilings import type_ceilings
 
 
 @dataclass(frozen=True)
@@ -39,7 +50,7 @@ class Candidate:
         return self.accuracy - self.control_accuracy
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ProbeSearch:
     """The most selective of several probes; scores are of documents that did not help to choose."""
 
@@ -57,6 +68,8 @@ class ProbeSearch:
     """Of `value`, over documents and control tasks; the scatter of the choice is not in it."""
     null: Float[np.ndarray, " redraws"]
     """`value` of the whole search on labels that types have exchanged; empty if not asked for."""
+    limits: Limits
+    """Whether documents suffice for the interval, and types and redraws for p where it was asked for."""
 
     @property
     def value(self) -> float:
@@ -75,6 +88,18 @@ class ProbeSearch:
             return None
         return float((1 + (self.null >= self.value).sum()) / (1 + len(self.null)))
 
+    @property
+    def enough(self) -> bool:
+        """Whether documents, and types and redraws where p was asked for, suffice."""
+        return self.limits.enough
+
+    @property
+    def statement(self) -> str:
+        """The result in plain words, and what is missing where something is."""
+        low, high = self.interval
+        found = f"the search, on documents unseen: {self.value:.3f} [{low:.3f}, {high:.3f}]; "
+        return found + ("" if self.p is None else f"p {self.p:.3g}; ") + self.limits.statement
+
     def __str__(self) -> str:
         width = max(len(row.name) for row in self.table)
         head = f"{'probe':<{width}}  accuracy  control  selectivity  chosen"
@@ -82,8 +107,7 @@ class ProbeSearch:
             f"{c.name:<{width}}  {c.accuracy:8.3f}  {c.control_accuracy:7.3f}  {c.selectivity:11.3f}  {c.chosen:6d}"
             for c in self.table
         ]
-        low, high = self.interval
-        return "\n".join([head, *lines, f"the search, on documents unseen: {self.value:.3f} [{low:.3f}, {high:.3f}]"])
+        return "\n".join([head, *lines, self.statement])
 
 
 def default_candidates(classes: int) -> dict[str, Probe]:
@@ -126,32 +150,43 @@ def select_probe(
         tokens: (rows,) word types, numbers or text.
         groups: (rows,) documents; without them each different row is one.
         candidates: unfitted probes by name; `default_candidates` unless given.
-        tasks: control tasks that selectivity is measured against.
+        tasks: control tasks that selectivity is measured against, 2 or more.
         parts: folds; inner fits see parts - 2 of them, 3 or more.
         redraws: labels with which the whole search is repeated, for the null and p: types exchange theirs.
         confidence: of the interval, two-sided.
         quiet: without a progress bar.
 
     Raises:
-        UserError: what `toolkit.control_tasks.selectivity` refuses, no candidates, parts below 3.
+        UserError: what `toolkit.control_tasks.selectivity` refuses, no candidates, parts below 3, and before the search
+            what the fit of a candidate on all rows would refuse.
     """
-    require(0 < confidence < 1, f"confidence={confidence}: expected a share between 0 and 1, such as .95")
+    check_share(confidence, "confidence")
     check_count(parts, "parts", least=3)
-    check_count(tasks, "tasks", least=1)
+    check_count(tasks, "tasks", least=2)
     check_count(redraws, "redraws", least=0)
     data = probe_rows(as_rows(as_array(X), "X"), y, None, groups)
     types = numbered(tokens, "tokens", "type", len(data.X))
-    probes = dict(default_candidates(len(data.classes)) if candidates is None else candidates)
-    require(len(probes) > 0, "candidates is empty: give a probe to search among, or leave it out")
+    probes = _candidates(default_candidates(len(data.classes)) if candidates is None else candidates)
     fold_of = blind_folds(data, parts, seed=seed, name="parts")
     check_members(data, parts, name="parts")
+    for probe in probes.values():
+        probe.check(data)
     columns = [data.labels[:, None]]
     if redraws:
         columns.append(data.labels[permuted_rows(data.labels, scheme="types", tokens=types, n=redraws, seed=seed)])
     columns.append(control_labels(data.labels, types, n=tasks, seed=seed))
     with progress_bar(len(probes) * parts * (parts + 1) // 2, "probes", quiet) as done:
         held = [_held_out(probe, data, np.concatenate(columns, 1), fold_of, done) for probe in probes.values()]
-    return _concluded(probes, held, data, fold_of, tasks, confidence=confidence, seed=seed)
+    return _concluded(probes, held, data, types, fold_of, tasks, confidence=confidence, seed=seed)
+
+
+def _candidates(given: Any) -> dict[str, Probe]:
+    named = isinstance(given, Mapping)
+    require(named, f"candidates is a {type(given).__name__}: expected probes by name, such as {{'means': ...}}")
+    require(len(given) > 0, "candidates is empty: give a probe to search among, or leave it out")
+    for name, probe in given.items():
+        check_probe(probe, f"candidates[{name!r}]")
+    return {str(name): probe for name, probe in given.items()}
 
 
 @dataclass(frozen=True)
@@ -200,6 +235,7 @@ def _concluded(
     probes: dict[str, Probe],
     held: list[_Held],
     data: ProbeRows,
+    types: Int[np.ndarray, " rows"],
     fold_of: Int[np.ndarray, " rows"],
     tasks: int,
     *,
@@ -216,6 +252,10 @@ def _concluded(
     control = outer[..., searched:].mean(-1)[chosen, at]  # (documents, searched)
     table = _table(probes, outer.sum(1) / sizes.sum(), chosen[:, 0], home, searched)
     winner = max(table, key=lambda row: row.selectivity).name
+    interval = resampled_interval(
+        sizes, own[:, 0], outer[chosen[:, 0], at[:, 0], searched:], confidence=confidence, seed=seed
+    )
+    ceilings = type_ceilings(data.labels, types, np.unique(types), fold_of)
     groups = data.groups if data.grouped else None
     return ProbeSearch(
         winner=winner,
@@ -223,10 +263,17 @@ def _concluded(
         table=table,
         accuracy=float(own[:, 0].sum() / sizes.sum()),
         control_accuracy=float(control[:, 0].sum() / sizes.sum()),
-        interval=resampled_interval(
-            sizes, own[:, 0], outer[chosen[:, 0], at[:, 0], searched:], confidence=confidence, seed=seed
-        ),
+        interval=interval,
         null=(own - control).sum(0)[1:] / sizes.sum(),
+        limits=limits(
+            sizes,
+            ceilings,
+            interval,
+            redraws=searched - 1,
+            confidence=confidence,
+            grouped=data.grouped,
+            drawn="redraws",
+        ),
     )
 
 

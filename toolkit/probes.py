@@ -4,8 +4,11 @@ probe = LinearProbe().fit(X, y, groups=document); X (rows, d) are activations, n
 together wherever data are split.
 """
 
+from dataclasses import replace
 from typing import Any
 
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from toolkit.control_tasks import selectivity as selectivity
@@ -24,7 +27,8 @@ class LinearProbe(Probe):
     """Logistic regression (or least squares) with an l2 penalty on standardised activations.
 
     Args:
-        loss: "logistic" or "squared" (ridge regression on +1 and -1, of use for speed; its scores are no log-odds).
+        loss: "logistic" or "squared" (ridge regression on +1 and -1, of use for speed; its scores are no log-odds, and
+            its penalty is chosen by squared error).
         l2: the penalty, for a mean loss; None chooses from GRID by cross-validation over documents.
         folds: of that cross-validation.
         class_weight: None, "balanced", or a dict of label to weight; for the logistic loss.
@@ -66,6 +70,17 @@ class LinearProbe(Probe):
             return least_squares(rows, labels, **how)
         shares = self.shares(data, labels)
         return fit_logistic(rows, labels, **how, shares=shares, tolerance=self.tolerance_for(rows)).heads
+
+    def losses(
+        self, logits: Float[Tensor, "rows problems outputs"], labels: Int[Tensor, "rows problems"]
+    ) -> Float[Tensor, "rows problems"]:
+        """What a penalty is chosen by: each row's loss."""
+        if self.loss != "squared":
+            return super().losses(logits, labels)
+        outputs = logits.shape[-1]
+        places = torch.arange(outputs, device=logits.device) if outputs > 1 else torch.ones(1, device=logits.device)
+        targets = 2 * (labels[..., None] == places).to(logits.dtype) - 1  # (rows, problems, outputs)
+        return 0.5 * (logits - targets).square().sum(-1)
 
 
 class LowRankProbe(Probe):
@@ -124,7 +139,8 @@ class MLPProbe(Probe):
     Args:
         hidden: units.
         l2: penalty on the weights of both layers; None chooses by cross-validation.
-        max_steps: steps of L-BFGS; 200 bring training losses within a percent or so of where they stay.
+        max_steps: steps of L-BFGS; 200 bring training losses within a percent or so of where they stay. They are what
+            ends a fit, so that it warns of not reaching a tolerance only where one was given.
         folds, class_weight, standardise, tolerance, random_state, device: as for `LinearProbe`; random_state also draws
             the first weights.
     """
@@ -154,7 +170,7 @@ class MLPProbe(Probe):
 
     def fit_many(self, rows: Design, labels: Tensor, data: ProbeRows, l2: list[float]) -> Heads:
         """Fit label vectors, each with its penalty, on rows made ready by `design`."""
-        return fit_networks(
+        heads = fit_networks(
             rows,
             labels,
             classes=len(data.classes),
@@ -165,6 +181,11 @@ class MLPProbe(Probe):
             tolerance=self.tolerance_for(rows),
             most=self.max_steps,
         )
+        return replace(heads, exhausted=heads.exhausted and self.tolerance is not None)
+
+    def parameters(self, d: int, outputs: int) -> int:
+        """Numbers fitted for one column of labels."""
+        return self.hidden * (d + 1 + outputs) + outputs
 
 
 class MeanDifferenceProbe(Probe):

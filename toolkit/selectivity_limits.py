@@ -22,7 +22,7 @@ class Limits:
     types_needed: int
     """Least T with agreement^T <= 1 - confidence: else a control task repeats the labels too often for p."""
     redraws: int
-    """Control tasks."""
+    """Control tasks, or labels that types exchanged: what p is counted among; 0 where no p is asked for."""
     redraws_needed: int
     """Least n with 1 / (1 + n) <= 1 - confidence."""
     shortfalls: tuple[str, ...]
@@ -40,6 +40,11 @@ class Limits:
         """In plain words."""
         if self.shortfalls:
             return "not enough for this test: " + "; ".join(self.shortfalls) + self.note
+        if not self.redraws:
+            return (
+                f"enough documents ({self.documents:.0f} effective, {self.documents_needed} needed); without redraws "
+                "there is no p" + self.note
+            )
         return (
             f"enough types ({self.types:.0f} effective, {self.types_needed} needed), documents ({self.documents:.0f}, "
             f"{self.documents_needed}) and redraws ({self.redraws}, {self.redraws_needed})" + self.note
@@ -54,11 +59,17 @@ def limits(
     redraws: int,
     confidence: float,
     grouped: bool,
+    drawn: str = "control tasks",
 ) -> Limits:
     """Compare what there is with what an interval and a p at level 1 - confidence need.
 
     Documents and types count by their effective number. A control task can only gain seen * (1 - majority) by memory of
     types: where that is within the interval's half-width, selectivity cannot tell memory from reading.
+
+    Args:
+        sizes: rows of each document.
+        redraws: what p is counted among, called `drawn`; 0 where no p is asked for.
+        grouped: whether documents were given.
     """
     alpha = 1 - confidence
     documents, types = _effective(sizes), _effective(ceilings.rows.astype(float))
@@ -67,8 +78,8 @@ def limits(
     missing = [
         (documents, need[0], "documents of equal size", f"an interval of confidence {confidence:g} by document"),
         (types, need[1], "word types of equal frequency", f"a p of {alpha:.3g}: control tasks repeat the labels else"),
-        (float(redraws), need[2], "control tasks", f"a p of {alpha:.3g}"),
-    ]
+        (float(redraws), need[2], drawn, f"a p of {alpha:.3g}"),
+    ][: 3 if redraws else 1]
     shortfalls = [
         f"there are as good as {there:.1f} {what}, and {needed} are needed for {purpose}"
         for there, needed, what, purpose in missing

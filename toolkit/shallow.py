@@ -1,7 +1,7 @@
 """Probes that no convex program finds: low-rank linear ones and one hidden layer, many problems on the same rows."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -68,8 +68,10 @@ def fit_low_rank(
         return ((parts[0] @ parts[1]) * scale[which]).square().sum((1, 2))
 
     objective = _objective(data, labels, l2, shares, sizes, logits, penalty, width=classes)
-    parts = sizes.cut(minimise(objective, start, tolerance=tolerance, most=most).parameters)
-    return LinearHeads.rotated(data, (parts[0] @ parts[1]) * scale, parts[2])
+    found = minimise(objective, start, tolerance=tolerance, most=most)
+    parts = sizes.cut(found.parameters)
+    heads = LinearHeads.rotated(data, (parts[0] @ parts[1]) * scale, parts[2])
+    return replace(heads, iterations=found.iterations, exhausted=bool(found.exhausted.any()))
 
 
 def fit_networks(
@@ -104,9 +106,11 @@ def fit_networks(
         return (parts[0] * scale[which]).square().sum((1, 2)) + parts[2].square().sum((1, 2))
 
     objective = _objective(data, labels, l2, shares, sizes, logits, penalty, width=hidden)
-    found = sizes.cut(minimise(objective, start, tolerance=tolerance, most=most).parameters)
-    raw = (found[0] * scale) @ data.basis.mT
-    return NetworkHeads(raw, found[1] - raw @ data.mean, found[2], found[3])
+    found = minimise(objective, start, tolerance=tolerance, most=most)
+    into, bias, out, offset = sizes.cut(found.parameters)
+    raw = (into * scale) @ data.basis.mT
+    exhausted = bool(found.exhausted.any())
+    return NetworkHeads(raw, bias - raw @ data.mean, out, offset, found.iterations, exhausted)
 
 
 def _objective(

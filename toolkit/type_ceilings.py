@@ -1,4 +1,4 @@
-"""The accuracy that no function of the word type alone can exceed."""
+"""The accuracy that functions of the word type alone reach: on control tasks, and, as an estimate, on the labels."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TypeCeilings:
     """What functions of the type, learned from the other folds, reach on held-out rows."""
 
