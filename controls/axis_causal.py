@@ -63,16 +63,15 @@ def causal_axes(
     effort = effort or Effort()
     Y = subject.table
     of = units(subject.groups, seed=seed)
+    part = halves(of, 3, seed=seed)
     part_of_unit = np.zeros(int(of.max()) + 1, int)
-    part_of_unit[:] = halves(np.arange(len(part_of_unit)).repeat(np.bincount(of)), 3, seed=seed)[
-        np.bincount(of).cumsum() - 1
-    ]
+    part_of_unit[of] = part
     outputs, sums = clean_outputs(subject), moments(subject.activations, Y, of)
     found = []
     for f in range(Y.shape[1]):
         others = covariates(Y, f)
         aim = target(subject, outputs, f, others, of[subject.places])
-        where = places(subject, Y[:, f], part_of_unit[of] == 2, of, effort.rows, seed=seed + f)
+        where = places(subject, Y[:, f], part == 2, of, effort.rows, seed=seed + f)
         if where is None:
             found.append(unasked("a third of the documents has no place with, or none without, the feature"))
         elif aim.spread <= 1e-12:

@@ -11,7 +11,7 @@ from controls.axes import CAUSAL, WITHIN, Axis, above, below
 from controls.axis_causal import Effort, causal_axes
 from controls.axis_decodable import beyond_nulls, beyond_token, decode, null_scores
 from controls.calibration import rate, uniformity
-from controls.decoding import SHRINKAGE, deal, folded
+from controls.decoding import SHRINKAGE, deal, exchanged, folded
 from controls.directions import covariates
 from controls.subject import Subject, halves, subject_of
 from controls.verdict import Evidence, judge, open_question, step_up
@@ -21,11 +21,11 @@ from toolkit.errors import UserError
 PRESENT, ABSENT, OPEN = Axis(0.9, 0.01, 0.001, 1.0), Axis(0.0, 0.01, 1.0, 0.0), Axis(0.4, 0.2, 0.3, 0.3)
 
 
-def subject(*, n=2000, rho=0.0, reads=(1.0, 0.0), seed=0, token=None, null=None):
+def subject(*, n=2000, rho=0.0, reads=(1.0, 0.0), seed=0, token=None, null=None, rate=0.3):
     """Two labels along two directions of 16, noise, and a linear network that reads each as told."""
     rng = np.random.default_rng(seed)
     groups = np.repeat(np.arange(n // 40), 40)
-    y = (rng.random((n, 2)) < 0.3).astype(int)
+    y = (rng.random((n, 2)) < rate).astype(int)
     y[:, 1] = np.where(rng.random(n) < rho, y[:, 0], y[:, 1])
     basis = np.linalg.qr(rng.normal(size=(16, 16)))[0]
     noise = 0.3 * rng.normal(size=(n, 16))
@@ -213,6 +213,72 @@ def test_found_is_uniform_for_labels_of_nothing_and_sure_for_others():
         p.append(float(decode(one, permutations=99, seed=seed)[0].p_found[0]))
     assert uniformity(np.array(p), 99) > 0.01
     assert float(decode(subject(), permutations=99, seed=0)[0].p_found[0]) == pytest.approx(0.01)
+
+
+def test_exchanged_documents_keep_labels_together_whatever_their_lengths():
+    p = []
+    groups = np.repeat(np.arange(63), [200] * 3 + [10] * 60)
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        x = 2 * rng.normal(size=(63, 6))[groups] + rng.normal(size=(len(groups), 6))
+        y = {"f": (rng.random(len(groups)) < rng.beta(1, 2, 63)[groups]).astype(int)}
+        one = Subject(torch.from_numpy(x).float(), y, groups, None, np.arange(9), lambda r, at: r, {"f": 0}, {})
+        p.append(float(decode(one, permutations=99, seed=seed)[0].p_found[0]))
+    assert uniformity(np.array(p), 99) > 0.01
+    source = exchanged(groups, 5, seed=0)
+    for column in source.T:
+        assert all(len(set(groups[column[groups == g]])) == 1 for g in range(63))
+
+
+def moving(one, outputs, targets=None):
+    """The same activations before another network."""
+    targets = targets or dict.fromkeys(one.labels, 0)
+    return Subject(one.activations, one.labels, one.groups, one.tokens, one.places, outputs, targets, one.nulls)
+
+
+def test_what_is_read_only_in_some_contexts_is_not_called_unread():
+    one = subject(n=4000, rate=0.5)
+    a, b = (one.activations[torch.from_numpy(one.labels[name] == 1)].mean(0) for name in "ab")
+    read = torch.linalg.pinv(torch.stack([a, b], 1))  # (2, 16)
+    both = moving(one, lambda x, at: (2 * (x @ read.mT) - 1).prod(1, keepdim=True))
+    assert all(axis.p_absent == 1.0 for axis in causal(both))
+    assert any("one way" in axis.why for axis in causal(both))
+
+
+def test_a_small_effect_that_is_sure_is_not_called_absent():
+    one = subject(n=4000)
+    loud = moving(one, lambda x, at: 0.08 * one.downstream(x, at)[:, :1] + one.downstream(x, at)[:, 2:])
+    small, idle = causal(loud)
+    assert small.p_absent == 1.0
+    assert "closes part of the gap" in small.why
+    assert idle.settled == "absent"
+
+
+def test_a_label_that_is_mostly_its_token_and_is_written_as_it_is_counts_as_more_than_its_token():
+    rng = np.random.default_rng(4)
+    tokens = rng.integers(0, 40, 3000)
+    groups = np.repeat(np.arange(75), 40)
+    y = np.where(rng.random(3000) < 0.95, tokens % 2, rng.integers(0, 2, 3000))
+    x = rng.normal(size=(3000, 8)) * 0.2
+    x[:, 0] += y
+    one = Subject(torch.from_numpy(x).float(), {"y": y}, groups, tokens, np.arange(9), lambda r, at: r, {"y": 0}, {})
+    decoded, data = decode(one, permutations=99, seed=0)
+    (axis,) = beyond_token(one, data, decoded, permutations=99, level=0.025, seed=0)
+    assert axis.settled == "present"
+
+
+def test_labels_of_nothing_do_not_keep_others_from_a_verdict():
+    many = [evidence(found=0.001), *(evidence(found=0.2 + 0.01 * k, causal=OPEN) for k in range(12))]
+    assert [one.verdict for one in judge(many)] == ["model", *["undecided"] * 12]
+
+
+def test_an_idle_feature_that_goes_with_an_unlabelled_used_one_is_left_open():
+    both = subject(n=4000, rho=0.7)
+    alone = Subject(both.activations, {"b": both.labels["b"]}, both.groups, None, both.places, both.downstream,
+                    {"b": 0}, {})  # fmt: skip
+    axis = causal(alone)[0]
+    assert axis.settled == "open"
+    assert "directions disagree" in axis.why
 
 
 def test_rates_count_each_seed_once():
