@@ -1,1 +1,1 @@
-"""The same pipeline with one ingredient changed: nulls, planted worlds and the verdict (to come)."""
+"""The same pipeline with one ingredient changed: nulls, planted worlds, and a verdict on three axes."""

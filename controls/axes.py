@@ -1,8 +1,9 @@
 """What an axis says of a feature: an effect with its uncertainty, and p-values for its presence and for its absence.
 
-Presence is shown against a null of the same recipe and against the bound `high`; absence is shown by an equivalence
-test against the bound `low` that would have seen `high`. The bounds come from `PLANTED`, the least effect that the
-suite is asked to find: half of it and a quarter of it, stated before any feature is looked at.
+Presence is shown against the bound `high`, once the effect has a place among nulls of the same recipe that few have (a
+rank has a floor, so it opens the gate and does not set the p-value); absence is shown by an equivalence test against
+the bound `low` that would have seen `high`. The bounds are parts of the effect of a planted positive, stated before any
+feature is looked at.
 """
 
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class Axis:
     error: float
     """Its standard error, by documents drawn with replacement."""
     p: float
-    """That it is present: the larger of the rank among nulls and of the test against `high`."""
+    """That it is present: the test against `high`, or the rank among nulls where that is larger than the level."""
     p_absent: float
     """That it is absent: the test against `low`; 1 where that would not have seen `high`."""
     why: str = ""

@@ -1,10 +1,12 @@
 """N1: parts of speech at every layer of a model: does a probe find them, or learn words by heart?"""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from experiments.network.control_tasks_report import ARMS, summarise
@@ -83,8 +85,10 @@ def measure(settings: Settings, cell: Mapping[str, Any], seed: int) -> dict[str,
     for depth, X in words.layers.items():
         coders = probes(settings, settings.coded_l2)
         for name, probe in probes(settings, settings.l2).items():
-            picked = selectivity(probe, X, y, tokens=words.types, groups=of, n=settings.tasks, seed=draw)
-            code = code_length(coders[name], X, y, groups=of, controls=controls, seed=draw)
+            with warnings.catch_warnings():  # `steps` ends the fits that are no convex programs, and is a setting
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                picked = selectivity(probe, X, y, tokens=words.types, groups=of, n=settings.tasks, seed=draw)
+                code = code_length(coders[name], X, y, groups=of, controls=controls, seed=draw)
             bits = [code.bits / len(y), code.control_bits.mean() / len(y), code.uniform_bits / len(y)]
             scores = [picked.accuracy, picked.control_accuracy, picked.ceiling]
             found[f"{depth}.{name}"] = torch.tensor([*scores, *bits], dtype=torch.float64)
