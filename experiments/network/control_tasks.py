@@ -75,30 +75,26 @@ def probes(settings: Settings, l2: float) -> dict[str, Probe]:
 def measure(settings: Settings, cell: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
     """MEASURES of the report by layer and probe; bits are a word. Arms have the same words and control tasks."""
     arm, part = cell["arm"], cell["replicate"]
-    if settings.model:
-        words = read_words(settings, arm, part, seed)
-    else:
-        words = plant_words(arm, part, seed, signal=settings.signal)
+    planted = not settings.model
+    words = plant_words(arm, part, seed, signal=settings.signal) if planted else read_words(settings, arm, part, seed)
     y, of, draw = words.labels, words.documents, 997 * seed + part
     controls = control_labels(y, words.types, n=settings.coded, seed=draw)
     found = {"sizes": torch.tensor([len(y), *(len(set(each.tolist())) for each in (words.types, of, y))])}
     for depth, X in words.layers.items():
-        coders = probes(settings, settings.coded_l2)
         for name, probe in probes(settings, settings.l2).items():
-            with warnings.catch_warnings():  # `steps` ends the fits that are no convex programs, and is a setting
+            with warnings.catch_warnings():  # `steps` is to end the fits that are no convex programs
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 picked = selectivity(probe, X, y, tokens=words.types, groups=of, n=settings.tasks, seed=draw)
-                code = code_length(coders[name], X, y, groups=of, controls=controls, seed=draw)
+                coder = probes(settings, settings.coded_l2)[name]
+                code = code_length(coder, X, y, groups=of, controls=controls, seed=draw)
             bits = [code.bits / len(y), code.control_bits.mean() / len(y), code.uniform_bits / len(y)]
-            scores = [picked.accuracy, picked.control_accuracy, picked.ceiling]
-            found[f"{depth}.{name}"] = torch.tensor([*scores, *bits], dtype=torch.float64)
+            scores = [picked.accuracy, picked.control_accuracy, picked.ceiling, *bits]
+            found[f"{depth}.{name}"] = torch.tensor(scores, dtype=torch.float64)
     return found
 
 
-# Paper scale, GPT-2's size (d=768, 12 blocks and the embedding): 13 layers, 2 arms, 8 parts of 12,000 words. Nine
-# columns of labels through MLPs of 256 units: 9 * 256 * 785 weights * 8,000 rows * 6 FLOP * 200 steps * 3 folds = 5e13
-# a layer, half of it again for the codes; 208 of them 1.6e16 FLOP, 13 min at 20 TFLOP/s in float32; the other probes
-# take a tenth of the arithmetic in as many small steps. Not run yet.
+# Paper scale, GPT-2's size: 13 layers, 2 arms, 8 parts. Nine columns through MLPs: 9 * 256 * 785 weights * 8,000 rows
+# * 6 FLOP * 200 steps * 3 folds = 5e13 a layer, half again for codes: 1.6e16 FLOP, 13 min at 20 TFLOP/s. Not run yet.
 PAPER = Settings(replicates=8, rows=12_000, words=400, layers=12, hidden=256, tasks=8, steps=200, device="auto")
 SMOKE = Settings(replicates=3, rank=2, hidden=32)
 EXPERIMENT = register(
