@@ -9,11 +9,14 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 SHRINKAGE = 0.01
 """Of the median variance, added to all: a ridge."""
+ROUNDING = 1e-12
+"""Share of the largest variance that rounding of the rows stays below: single precision's step of 6e-8, squared, and
+room for sums of it."""
 LOPSIDED = 1e4
 """Largest over median variance from which single precision is not enough."""
 FOLDS = 3
@@ -116,19 +119,18 @@ def folded(X: Float[Tensor, "rows d"], dealt: Deal) -> Folded:
     """
     X = (X - X.mean(0)).float()[dealt.order]
     grams = torch.stack([X[rows].mT @ X[rows] for rows in dealt.slices]).double()
-    values = spectrum(grams.sum(0) / len(X))
+    values = torch.linalg.eigvalsh(grams.sum(0) / len(X))
     if values[-1] > LOPSIDED * values.median():
         grams = torch.stack([X[rows].double().mT @ X[rows].double() for rows in dealt.slices])
-        values = spectrum(grams.sum(0) / len(X))
+        values = torch.linalg.eigvalsh(grams.sum(0) / len(X))
+    values = values[real(values)]
     sums = torch.stack([X[rows].sum(0) for rows in dealt.slices]).double()
-    return Folded(dealt, X, sums, grams, SHRINKAGE * float(values.median()))
+    return Folded(dealt, X, sums, grams, SHRINKAGE * float(values.median()) if len(values) else 1.0)
 
 
-def spectrum(covariance: Float[Tensor, "d d"]) -> Float[Tensor, " some"]:
-    """The eigenvalues that are more than rounding, rising; a single 1 where there are none."""
-    values = torch.linalg.eigvalsh(covariance)
-    kept = values[values > len(values) * torch.finfo(torch.float32).eps * values[-1]]
-    return kept if len(kept) else torch.ones(1, dtype=values.dtype)
+def real(values: Float[Tensor, " d"]) -> Bool[Tensor, " d"]:
+    """Which variances are more than the rounding of activations in single precision."""
+    return values > ROUNDING * values.max()
 
 
 def correlation(n: Tensor, s: Tensor, y: Tensor, ss: Tensor, yy: Tensor, sy: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from controls.decoding import resampled
+from controls.decoding import real, resampled
 
 MOST_COVARIATES = 20
 """Other labels that are held fixed, those that go most with the feature."""
@@ -91,6 +91,8 @@ class Directions:
     """The discriminant, as long as the first: it is blind to what also varies without the feature, labelled or not."""
     awake: Float[Tensor, "one d"]
     """The first, without its part in directions that hardly vary on data."""
+    sure: Float[Tensor, " d"]
+    """The first, each principal direction's part shrunk by what resampling shows to be noise in it."""
 
 
 def directions(
@@ -110,13 +112,15 @@ def directions(
     w = filtered(gaps, found)
     w = w * (conditional[0].norm() / w[0].norm().clamp(min=1e-30))
     vectors = found.vectors[:, varies(found.values)]
-    return Directions(conditional, w, conditional[:1] @ vectors @ vectors.mT)
+    parts = conditional @ found.vectors
+    sure = (shrunk(parts, noise=1.0) * parts[0]) @ found.vectors.mT
+    return Directions(conditional, w, conditional[:1] @ vectors @ vectors.mT, sure)
 
 
 def varies(values: Float[Tensor, " d"]) -> Bool[Tensor, " d"]:
     """Which principal directions vary on data: DORMANT of the median of those that are more than rounding."""
-    real = values > len(values) * torch.finfo(torch.float32).eps * values.max()
-    return real & (values >= DORMANT * values[real].median())
+    kept = real(values)
+    return kept & (values >= DORMANT * values[kept].median()) if bool(kept.any()) else kept
 
 
 def filtered(gaps: Float[Tensor, "draws d"], found: Moments) -> Float[Tensor, "draws d"]:
@@ -126,6 +130,10 @@ def filtered(gaps: Float[Tensor, "draws d"], found: Moments) -> Float[Tensor, "d
     is shrunk by 1 - (NOISE error / gap)^2, and is 0 below that: a Wiener filter with the error that resampling shows.
     """
     parts = gaps @ found.vectors
-    sure = (1 - (NOISE * parts[1:].std(0) / parts[0].abs().clamp(min=1e-30)) ** 2).clamp(min=0)
-    weights = torch.where(varies(found.values), sure / found.values.clamp(min=1e-30), 0.0)
+    weights = torch.where(varies(found.values), shrunk(parts, noise=NOISE) / found.values.clamp(min=1e-30), 0.0)
     return (parts * weights) @ found.vectors.mT
+
+
+def shrunk(parts: Float[Tensor, "draws d"], *, noise: float) -> Float[Tensor, " d"]:
+    """What to multiply estimates (the first) by whose error resampling (the others) shows; 0 for noise alone."""
+    return (1 - (noise * parts[1:].std(0) / parts[0].abs().clamp(min=1e-30)) ** 2).clamp(min=0)

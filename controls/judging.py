@@ -17,7 +17,7 @@ class Budget:
     """How much is computed for a verdict."""
 
     permutations: int = 999
-    """Of documents' labels."""
+    """Of documents' labels, at least: many features need more."""
     token_permutations: int = 199
     """Of labels within token types."""
     null_seeds: int = 99
@@ -47,7 +47,8 @@ def gather(
 ) -> list[Evidence]:
     """The evidence for every feature."""
     level, Y = alpha / 2, subject.table
-    decoded, data = decode(subject, permutations=budget.permutations, seed=seed)
+    enough = int(2 * Y.shape[1] / level)  # for a p-value that stands beside as many labels of nothing
+    decoded, data = decode(subject, permutations=max(budget.permutations, enough), seed=seed)
     token = beyond_token(subject, data, decoded, permutations=budget.token_permutations, level=level, seed=seed)
     others = [covariates(Y, f) for f in range(Y.shape[1])]
     scores = null_scores(subject, data, others, seeds=budget.null_seeds, seed=seed, told=told)

@@ -74,15 +74,12 @@ class Trial:
         return (values - run(self.subject, x, where.at)) * self.outputs.scale * where.sign[:, None]
 
     def true_length(self) -> tuple[Float[Tensor, " d"], float]:
-        """The direction of length 1, and its length without the noise in it.
-
-        The product of the two estimates has the squared length as its mean. Where it is not positive the length of
-        their mean is taken, which is too long rather than too short.
-        """
-        a, b = (d.conditional[0] for d in self.both)
-        product, mean = float(a @ b), (a + b) / 2
-        length = product**0.5 if product > 0 else float(mean.norm())
-        return mean / mean.norm().clamp(min=1e-30), length
+        """The direction of length 1, and its length, without what is noise in it."""
+        mean = (self.both[0].sure + self.both[1].sure) / 2
+        if float(mean.norm()) < 1e-12:
+            mean = (self.both[0].conditional[0] + self.both[1].conditional[0]) / 2
+        length = float(mean.norm())
+        return mean / max(length, 1e-30), length
 
     def steered(self) -> Effect:
         """From one label to the other, everywhere by as much."""

@@ -124,6 +124,15 @@ def test_held_out_r_is_that_of_discriminants_fitted_one_by_one():
     np.testing.assert_allclose(data.scores(torch.from_numpy(Y).float()).numpy(), scores, atol=1e-4)
 
 
+def test_one_huge_direction_hides_nothing():
+    one = subject()
+    rng = np.random.default_rng(3)
+    across = torch.linalg.svd(one.activations.mT @ torch.from_numpy(one.table).float())[0][:, -1]
+    huge = one.activations + torch.from_numpy(1000 * rng.normal(size=(2000, 1))).float() * across
+    dealt, Y = deal(halves(one.groups, 3, seed=0)), torch.from_numpy(one.table).float()
+    torch.testing.assert_close(folded(huge, dealt).r(Y), folded(one.activations, dealt).r(Y), atol=0.02, rtol=0)
+
+
 def test_halves_keep_documents_whole_and_even():
     groups = np.repeat(np.arange(50), np.random.default_rng(0).integers(1, 30, 50))
     part = halves(groups, 2, seed=3)
