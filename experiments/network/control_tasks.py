@@ -110,7 +110,7 @@ EXPERIMENT = register(
             "the same model before training: its own step 0, or its architecture's own initialisation",
         ),
         scales={"smoke": SMOKE, "default": Settings(model="tiny-gpt2"), "paper": PAPER},
-        seconds={"smoke": 20, "default": 300, "paper": 2400},
+        seconds={"smoke": 20, "default": 500, "paper": 2400},
         cells=cells, measure=measure, summarise=summarise,
         broken=replace(SMOKE, signal=0.0),
         group="network",

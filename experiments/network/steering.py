@@ -109,7 +109,7 @@ EXPERIMENT = register(
         ),
         scales={"smoke": SMOKE, "default": Settings(model="tiny-gpt2"),
                 "paper": Settings(worlds=50, words=60_000, places=512, random=99)},
-        seconds={"smoke": 15, "default": 320, "paper": 7_200},
+        seconds={"smoke": 15, "default": 450, "paper": 7_200},
         cells=cells, measure=measure, summarise=summarise,
         broken=replace(SMOKE, correlation=0.0, overlap=0.0, others=0),
         group="network",
