@@ -5,7 +5,8 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-from toolkit.errors import UserError, require, unknown
+from toolkit.commands import exit_code
+from toolkit.errors import require, unknown
 from toolkit.flags import OneLineParser
 
 PROG = "python -m controls"
@@ -13,19 +14,13 @@ PROG = "python -m controls"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, 1 where an error rate misses its bar, 2 after a mistake that one line explains."""
-    os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as in toolkit.sae_fit: two thread pools share the cores
-    try:
-        chosen = _parse(sys.argv[1:] if argv is None else argv)
-        return int(chosen.action(chosen))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except MemoryError as error:
-        print(f"error: not enough memory ({error}): take fewer --rows or --workers", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: the same command with --resume goes on from the finished seeds", file=sys.stderr)
-        return 130
+    given = sys.argv[1:] if argv is None else argv
+    return exit_code(lambda: _work(given), less="take fewer --rows or --workers", kept="finished seeds")
+
+
+def _work(argv: Sequence[str]) -> int:
+    chosen = _parse(argv)
+    return int(chosen.action(chosen))
 
 
 def _parse(argv: Sequence[str]) -> Namespace:

@@ -138,7 +138,7 @@ def null_scores(
     for kind, draw in subject.nulls.items():
         found, sums[kind] = list[Tensor](), []
         for number in range(seeds):
-            null = folded(draw(seed * 100_003 + number), data.dealt)
+            null = folded(draw((seed * 100_003 + number) % 2**31), data.dealt)
             found.append(null.r(Y))
             if number < PAIRED:
                 sums[kind].append(sums_by_unit(null.scores(Y), Y, of))

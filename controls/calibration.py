@@ -39,7 +39,7 @@ def judge_world(settings: Settings, cell: Mapping[str, Any], seed: int) -> dict[
     The cell holds the seed, the rows and, where it is not the world's own, the effect.
     """
     world = of_effect(open_world(settings.world), cell.get("effect"))
-    number = 1_000_003 * seed + int(cell["seed"])
+    number = (1_000_003 * seed + int(cell["seed"])) % 2**31  # what any generator takes
     sample = check_sample(world.sample(number, int(cell["rows"])), world)
     told = verdicts(subject_of(varying(sample)), alpha=settings.alpha, seed=number, budget=settings.budget)
     found = {one.evidence.feature: one for one in told}

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit.errors import UserError, unknown
+from toolkit.commands import exit_code
+from toolkit.errors import unknown
 from toolkit.flags import OneLineParser
 
 if TYPE_CHECKING:
@@ -18,19 +19,13 @@ PROG = "python -m experiments"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, 1 where a check failed, 2 after a mistake that one line explains."""
-    os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as in toolkit.sae_fit: two thread pools share the cores
-    try:
-        chosen = _parse(sys.argv[1:] if argv is None else argv)
-        return int(chosen.action(chosen))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except MemoryError as error:
-        print(f"error: not enough memory ({error}): take a smaller --scale or fewer --workers", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: the same command with --resume goes on from the finished cells", file=sys.stderr)
-        return 130
+    given = sys.argv[1:] if argv is None else argv
+    return exit_code(lambda: _work(given), less="take a smaller --scale or fewer --workers", kept="finished cells")
+
+
+def _work(argv: Sequence[str]) -> int:
+    chosen = _parse(argv)
+    return int(chosen.action(chosen))
 
 
 def _parse(argv: Sequence[str]) -> Namespace:

@@ -86,8 +86,8 @@ class Selectivity:
         have lost theirs to noise. Without noise the accuracy is one more draw of the control accuracies, but for the
         shares, which are those of the labels drawn: control tasks scatter about the labels' own shares, and p is
         conservative, the more so the fewer types make up most rows (`permutation_null` with scheme="types" is exact).
-        With noise p is conservative too. A label that is an orderly function of the
-        type is not in the null: a small p does not show that the probe reads more than the type.
+        With noise p is conservative too. A label that is an orderly function of the type is not in the null: a small p
+        does not show that the probe reads more than the type.
         """
         return float((1 + (self.control_accuracies >= self.accuracy).sum()) / (1 + len(self.control_accuracies)))
 

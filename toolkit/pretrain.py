@@ -4,15 +4,14 @@ python -m toolkit.pretrain --corpus nltk:inaugural nltk:state_union --layers 4 -
 torchrun --nproc-per-node 2 -m toolkit.pretrain ...   several processes, each its share of every batch
 """
 
-import io
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from toolkit import flags
-from toolkit.errors import UserError, require
+from toolkit.commands import exit_code
+from toolkit.errors import require
 from toolkit.pretrain_config import PretrainConfig, PretrainRun
 
 PROG = "python -m toolkit.pretrain"
@@ -20,28 +19,16 @@ PROG = "python -m toolkit.pretrain"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code (2 after a mistake that one line explains)."""
-    # Idle threads that spin take a busy machine's cores from those that work; see toolkit/sae_fit.py.
-    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        settings = settings_from(sys.argv[1:] if argv is None else argv)
-        from toolkit.pretrain_job import work
+    given = sys.argv[1:] if argv is None else argv
+    return exit_code(lambda: _work(given), less="lower them", kept="last checkpoint")
 
-        work(settings["model"], settings["run"])
-        return 0
-    except UserError as error:
-        # Of torchrun's processes the first one speaks.
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
-        return 2
-    except MemoryError as error:
-        print(f"error: not enough memory for these sizes ({error}): lower them", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: the same command with --resume goes on from the last checkpoint", file=sys.stderr)
-        return 130
+
+def _work(argv: Sequence[str]) -> int:
+    settings = settings_from(argv)
+    from toolkit.pretrain_job import work
+
+    work(settings["model"], settings["run"])
+    return 0
 
 
 def settings_from(argv: Sequence[str]) -> dict[str, Any]:

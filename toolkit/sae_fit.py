@@ -5,16 +5,15 @@ python -m toolkit.sae_fit --target embedding --model FOLDER_OR_NAME --architectu
 python -m toolkit.sae_fit --target activations --hook blocks.2.hook_resid_post --corpus nltk:movie_reviews
 """
 
-import io
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from toolkit import flags
+from toolkit.commands import exit_code
 from toolkit.configs import PRESETS, TARGETS, ActivationsConfig, EmbeddingConfig, RunConfig, SAEConfig
-from toolkit.errors import UserError, require, unknown
+from toolkit.errors import require, unknown
 
 PROG = "python -m toolkit.sae_fit"
 DESCRIPTION = (
@@ -36,32 +35,20 @@ class TargetConfig:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code (2 after a mistake that one line explains)."""
-    # torch and numba each keep a pool of OpenMP threads. Left to spin for milliseconds between their turns they take
-    # the cores from one another, and on a busy machine a step becomes twenty times slower; some microseconds of
-    # spinning cost nothing on a quiet one. GNU OpenMP reads this when torch is first imported.
-    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal without Unicode gets escapes, not a traceback
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        settings = settings_from(sys.argv[1:] if argv is None else argv)
-        if settings["what"].target == "tms":
-            from toolkit.fit_tms import fit
-        elif settings["what"].target == "embedding":
-            from toolkit.fit_embedding import fit
-        else:
-            from toolkit.fit_activations import fit
-        fit(settings)
-        return 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except MemoryError as error:
-        print(f"error: not enough memory for these sizes ({error}): lower them", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: the same command with --resume goes on from the last checkpoint", file=sys.stderr)
-        return 130
+    given = sys.argv[1:] if argv is None else argv
+    return exit_code(lambda: _work(given), less="lower them", kept="last checkpoint")
+
+
+def _work(argv: Sequence[str]) -> int:
+    settings = settings_from(argv)
+    if settings["what"].target == "tms":
+        from toolkit.fit_tms import fit
+    elif settings["what"].target == "embedding":
+        from toolkit.fit_embedding import fit
+    else:
+        from toolkit.fit_activations import fit
+    fit(settings)
+    return 0
 
 
 def settings_from(argv: Sequence[str]) -> dict[str, Any]:
