@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 from benchmarks import (
+    audit,
     embedding_saes,
     harvest,
     permutations,
@@ -17,7 +18,7 @@ from benchmarks import (
     toy_training,
 )
 
-NAMES = ["toy", "quadrature", "toy-saes", "embedding", "sparse", "pretraining", "harvest", "permutations"]
+NAMES = ["toy", "quadrature", "toy-saes", "embedding", "sparse", "pretraining", "harvest", "permutations", "audit"]
 
 
 def main() -> None:
@@ -43,6 +44,8 @@ def main() -> None:
         harvest.report(options.model)
     if "permutations" in names:
         permutations.report()
+    if "audit" in names:
+        audit.report(options.model)
 
 
 if __name__ == "__main__":

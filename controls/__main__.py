@@ -1,10 +1,11 @@
-"""The command: python -m controls calibrate --world NAME."""
+"""The command: python -m controls audit | run | list | calibrate."""
 
 import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
+from controls import commands
 from toolkit.commands import exit_code
 from toolkit.errors import require, unknown
 from toolkit.flags import OneLineParser
@@ -26,6 +27,7 @@ def _work(argv: Sequence[str]) -> int:
 def _parse(argv: Sequence[str]) -> Namespace:
     parser = OneLineParser(prog=PROG, description="Is it a feature of the model, or of the data?")
     actions = parser.add_subparsers(title="commands", required=True, dest="command")
+    commands.add_to(actions)
     one = actions.add_parser("calibrate", help="error rates of the verdicts on worlds whose truth is known")
     one.set_defaults(action=_calibrate)
     one.add_argument("--world", default="all", metavar="NAME", help="a world, package.module:ClassName, or all six")
@@ -41,7 +43,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
     one.add_argument("--quiet", action="store_true", help="no progress bars")
     chosen, rest = parser.parse_known_args(list(argv))
     for stray in rest:
-        flags = [flag for flag in one._option_string_actions if flag[:2] == "--"]
+        flags = [flag for flag in actions.choices[chosen.command]._option_string_actions if flag[:2] == "--"]
         raise unknown("flag", stray.split("=")[0], flags)
     return chosen
 

@@ -6,8 +6,10 @@ the bound `low` that would have seen `high`. The bounds are parts of the effect 
 feature is looked at.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import NormalDist
+
+from controls.outcomes import Outcome
 
 NORMAL = NormalDist()
 POWER = 0.8
@@ -53,6 +55,10 @@ class Axis:
     """That it is absent: the test against `low`; 1 where that would not have seen `high`."""
     why: str = ""
     """What kept the axis from being asked, if anything did."""
+    between: Bounds | None = None
+    """What the tests are against."""
+    outcomes: tuple[Outcome, ...] = field(default=(), compare=False, repr=False)
+    """The nulls that its p rests on, a draw a number."""
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Where the effect lies, two-sided."""

@@ -19,7 +19,9 @@ from torch import Tensor
 
 from controls.axes import CAUSAL, Axis, above, below, unasked
 from controls.directions import Moments, covariates, directions, moments
-from controls.outputs import BLOCK, clean_outputs, target
+from controls.outcomes import Outcome
+from controls.outputs import Outputs, clean_outputs, target
+from controls.steering_curve import Curve
 from controls.subject import Subject, halves, units
 from controls.trials import Place, Trial
 
@@ -60,33 +62,81 @@ def causal_axes(
     told: Callable[[int], None] = lambda done: None,
 ) -> list[Axis]:
     """C of every feature; `read_outs` find the labels of the features `owners`, for leakage into them."""
-    effort = effort or Effort()
-    Y = subject.table
-    of = units(subject.groups, seed=seed)
-    part = halves(of, 3, seed=seed)
-    part_of_unit = np.zeros(int(of.max()) + 1, int)
-    part_of_unit[of] = part
-    outputs, sums = clean_outputs(subject), moments(subject.activations, Y, of)
+    ground = Ground.of(subject, read_outs, owners, seed=seed)
     found = []
-    for f in range(Y.shape[1]):
-        others = covariates(Y, f)
-        aim = target(subject, outputs, f, others, of[subject.places])
-        where = places(subject, Y[:, f], part == 2, of, effort.rows, seed=seed + f)
-        if where is None:
-            found.append(unasked("a third of the documents has no place with, or none without, the feature"))
-        elif aim.spread <= 1e-12:
-            found.append(unasked("the target never changes"))
-        else:
-            both = [
-                directions(sums, f, others, torch.from_numpy((part_of_unit == h).astype(float)), draws=effort.draws,
-                           seed=7919 * seed + 2 * f + h)
-                for h in (0, 1)
-            ]  # fmt: skip
-            trial = Trial(subject, outputs, aim, where, both, effort.drawn_rows)
-            rank = _rank(trial, sums, read_outs, np.flatnonzero(owners != f), effort, seed=seed + f)
-            found.append(_judged(trial, rank, level))
+    for f in range(subject.table.shape[1]):
+        found.append(ground.axis(f, level=level, effort=effort or Effort()))
         told(1)
     return found
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What the causal axes of all features share."""
+
+    subject: Subject
+    """What is judged."""
+    outputs: Outputs
+    """Clean."""
+    sums: Moments
+    """Behind directions."""
+    units: Int[np.ndarray, " rows"]
+    """Of resampling."""
+    part: Int[np.ndarray, " rows"]
+    """Each row's third of the documents."""
+    read_outs: Float[Tensor, "found d"]
+    """Of labels that are there."""
+    owners: Int[np.ndarray, " found"]
+    """Their features."""
+    seed: int
+    """Every draw follows from it."""
+
+    @classmethod
+    def of(cls, subject: Subject, read_outs: Tensor, owners: Int[np.ndarray, " found"], *, seed: int) -> "Ground":
+        """Compute it."""
+        of = units(subject.groups, seed=seed)
+        sums = moments(subject.activations, subject.table, of)
+        return cls(subject, clean_outputs(subject), sums, of, halves(of, 3, seed=seed), read_outs, owners, seed)
+
+    def axis(self, f: int, *, level: float, effort: Effort) -> Axis:
+        """C of one feature."""
+        return self.axis_and_curve(f, level=level, effort=effort, curve=False)[0]
+
+    def axis_and_curve(self, f: int, *, level: float, effort: Effort, curve: bool = True) -> tuple[Axis, Curve | None]:
+        """C of one feature, and its steering curve where there is anything to steer."""
+        trial = self.trial(f, effort)
+        if isinstance(trial, str):
+            return unasked(trial), None
+        leaks = [i for i, owner in enumerate(self.owners) if owner in self.subject.fellows(f)]
+        null = _matched(trial, self.sums, self.read_outs[leaks], effort, seed=self.seed + f)
+        name = self.subject.names[f]
+        outcome = Outcome("interventions.steer", name, STEERED, float(null[0]), null[1:].numpy())
+        return _judged(trial, outcome, level), trial.curve() if curve else None
+
+    def trial(self, f: int, effort: Effort) -> "Trial | str":
+        """The feature's directions at places they were not fitted on, or why there is none."""
+        subject, Y, part = self.subject, self.subject.table, self.part
+        others = covariates(Y, f, subject.fellows(f))
+        aim = target(subject, self.outputs, f, others, self.units[subject.places])
+        where = places(subject, Y[:, f], part == 2, self.units, effort.rows, seed=self.seed + f)
+        if where is None:
+            return "a third of the documents has no place with, or none without, the feature"
+        if aim.spread <= 1e-12:
+            return "the target never changes"
+        part_of_unit = np.zeros(int(self.units.max()) + 1, int)
+        part_of_unit[self.units] = part
+        both = [
+            directions(
+                self.sums,
+                f,
+                others,
+                torch.from_numpy((part_of_unit == side).astype(float)),
+                draws=effort.draws,
+                seed=7919 * self.seed + 2 * f + side,
+            )
+            for side in (0, 1)
+        ]
+        return Trial(subject, self.outputs, aim, where, both, effort.drawn_rows)
 
 
 def places(
@@ -108,17 +158,15 @@ def places(
     return Place(torch.from_numpy(chosen), torch.tensor([1.0, -1.0]).double().repeat(count), of[at[chosen]])
 
 
+STEERED = "target moved, less outputs and labels moved beside it, as correlations"
+"""What C's null is of."""
+
+
 @torch.no_grad()
-def _rank(
-    trial: Trial,
-    sums: Moments,
-    read_outs: Float[Tensor, "found d"],
-    others: Int[np.ndarray, " others"],
-    effort: Effort,
-    *,
-    seed: int,
-) -> float:
-    """p of the direction among others of its length: movement on target, less what moves beside it.
+def _matched(
+    trial: Trial, sums: Moments, read_outs: Float[Tensor, "others d"], effort: Effort, *, seed: int
+) -> Float[Tensor, " one_and_matched"]:
+    """Movement on target, less what moves beside it: of the direction, then of others of its length.
 
     The others are drawn from the covariance of the activations, across the direction itself. Beside the target count
     the other outputs and the read-outs of other labels, in shares of what their own label moves them by.
@@ -129,31 +177,32 @@ def _rank(
     drawn = (z * sums.values.clamp(min=0).sqrt()) @ sums.vectors.mT
     drawn = drawn - torch.outer(drawn @ unit, unit)
     drawn = torch.cat([unit[None], drawn / drawn.norm(dim=1, keepdim=True)]) * length
+    leak = (drawn @ read_outs.mT).square().mean(1).sqrt() if len(read_outs) else torch.zeros(len(drawn))
     few = trial.where.first(2 * effort.matched_rows)
-    parts = [trial.moved(some, few).mean(1) for some in drawn.split(max(1, BLOCK // len(few.at)))]
-    movement = torch.cat(parts)
-    leak = (drawn @ read_outs[others].mT).square().mean(1).sqrt() if len(others) else torch.zeros(len(drawn))
-    score = trial.aim.on(movement).abs() - trial.aim.off(movement) - leak * trial.aim.factor
-    return float((1 + (score[1:] >= score[0]).sum()) / len(score))
+    means = (part.mean(1) for part in trial.in_parts(drawn, few))
+    moved = torch.cat([trial.aim.on(mean).abs() - trial.aim.off(mean) for mean in means])
+    return moved - leak * trial.aim.factor
 
 
-def _judged(trial: Trial, rank: float, level: float) -> Axis:
+def _judged(trial: Trial, outcome: Outcome, level: float) -> Axis:
     steer, swap = trial.steered(), trial.interchanged()
     on, error = abs(steer.on), steer.error
     awake = abs(trial.awake())
     p_each = [above(effect - steer.off, error, CAUSAL.high) for effect in (on, abs(swap.on), awake)]
     p = max(p_each) if steer.on * swap.on > 0 else 1.0
-    why = ""
+    why, rank = "", outcome.p
     if rank > level:
         p, why = max(p, rank), "other directions of its length move the target as much"
-    drop, drop_error = trial.guard()
-    if p <= level and drop > 2.33 * drop_error and drop > (1 - DISAGREES) * on:
-        p, why = 1.0, "directions disagree: something that goes with it, and has no label, may be what is used"
+    if p <= level:
+        drop, drop_error = trial.guard()
+        if drop > 2.33 * drop_error and drop > (1 - DISAGREES) * on:
+            p, why = 1.0, "directions disagree: something that goes with it, and has no label, may be what is used"
     p_absent = max(below(abs(one.on), one.error, CAUSAL, level=level) for one in (steer, swap))
     veto = _not_absent(trial, on, error)
     if veto and p_absent < 1:
         p_absent, why = 1.0, veto
-    return Axis(on - steer.off, error, p, p_absent, why if min(p, p_absent) > level else "")
+    why = why if min(p, p_absent) > level else ""
+    return Axis(on - steer.off, error, p, p_absent, why, CAUSAL, (outcome,))
 
 
 def _not_absent(trial: Trial, on: float, error: float) -> str:

@@ -4,6 +4,7 @@ The score is r, the correlation of held-out read-out and label. The read-out is 
 little shrinkage; for two classes that is least squares, so that every label vector shares one factorisation.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -21,6 +22,8 @@ LOPSIDED = 1e4
 """Largest over median variance from which single precision is not enough."""
 FOLDS = 3
 """Of the cross-validation over documents."""
+INDICES = 5_000_000
+"""Of rows in a block of permutations."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,17 @@ class Folded:
 
     dealt: Deal
     """Which rows the folds hold."""
-    X: Float[Tensor, "rows d"]
-    """Activations less their mean, in the folds' order."""
-    sums: Float[Tensor, "folds d"]
+    X: Float[Tensor, "rows k"]
+    """Activations less their mean, in the folds' order; as coordinates in `basis` where there is one."""
+    sums: Float[Tensor, "folds k"]
     """Of each fold's rows."""
-    grams: Float[Tensor, "folds d d"]
+    grams: Float[Tensor, "folds k k"]
     """Of each fold's rows, X^T X."""
-    ridge: float
+    ridge: Float[Tensor, " k"]
     """Added to the diagonal of covariances."""
+    basis: Float[Tensor, "d k"] | None = None
+    """Principal directions over their standard deviations, where these are so unlike that sums in single precision
+    would drown the small ones."""
 
     @property
     def counts(self) -> Float[Tensor, " folds"]:
@@ -89,7 +95,8 @@ class Folded:
         cross = X.mT @ centred / n
         w = read_outs(self.grams.sum(0) / n, cross, self.ridge)
         moved = (w * cross).sum(0) / centred.square().mean(0).clamp(min=1e-12)  # of the read-out, by the label
-        return (w / torch.where(moved.abs() > 1e-12, moved, torch.inf)).mT
+        w = w / torch.where(moved.abs() > 1e-12, moved, torch.inf)
+        return (w if self.basis is None else self.basis @ w).mT
 
     def _read_outs(self, Y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """X^T Y (folds, d, columns), sums of Y (folds, columns), and each fold's read-outs (folds, d, columns)."""
@@ -103,8 +110,8 @@ class Folded:
 
 
 def read_outs(
-    covariance: Float[Tensor, "*folds d d"], cross: Float[Tensor, "*folds d columns"], ridge: float
-) -> Float[Tensor, "*folds d columns"]:
+    covariance: Float[Tensor, "*folds k k"], cross: Float[Tensor, "*folds k columns"], ridge: Float[Tensor, " k"]
+) -> Float[Tensor, "*folds k columns"]:
     """Discriminants of labels with these covariances with the rows, scaled to variance 1 on the rows."""
     shrunk = covariance + ridge * torch.eye(covariance.shape[-1], dtype=covariance.dtype)
     w = torch.linalg.solve(shrunk, cross)
@@ -115,17 +122,25 @@ def folded(X: Float[Tensor, "rows d"], dealt: Deal) -> Folded:
     """Activations ready for any labels.
 
     The ridge is SHRINKAGE times the median variance of the directions that vary, so that one huge direction does not
-    drown the rest; where it is huge beside them, sums are taken in double precision.
+    drown the rest; where it is huge beside them, rows are turned and scaled to variance 1 first, and the ridge with
+    them: the same read-outs, from numbers that single precision can add.
     """
-    X = (X - X.mean(0)).float()[dealt.order]
-    grams = torch.stack([X[rows].mT @ X[rows] for rows in dealt.slices]).double()
+    X = (X - X.mean(0))[dealt.order]
+    grams, basis = _grams(X.float(), dealt), None
     values = torch.linalg.eigvalsh(grams.sum(0) / len(X))
     if values[-1] > LOPSIDED * values.median():
-        grams = torch.stack([X[rows].double().mT @ X[rows].double() for rows in dealt.slices])
-        values = torch.linalg.eigvalsh(grams.sum(0) / len(X))
-    values = values[real(values)]
+        values, vectors = torch.linalg.eigh(_grams(X.double(), dealt).sum(0) / len(X))
+        basis = vectors[:, real(values)] / values[real(values)].sqrt()
+        X = X.double() @ basis  # (rows, d) (d, k)
+        grams = _grams(X.float(), dealt)
+    X, values = X.float(), values[real(values)]
     sums = torch.stack([X[rows].sum(0) for rows in dealt.slices]).double()
-    return Folded(dealt, X, sums, grams, SHRINKAGE * float(values.median()) if len(values) else 1.0)
+    ridge = torch.full((X.shape[1],), SHRINKAGE * float(values.median()) if len(values) else 1.0, dtype=torch.float64)
+    return Folded(dealt, X, sums, grams, ridge if basis is None else ridge / values, basis)
+
+
+def _grams(X: Float[Tensor, "rows d"], dealt: Deal) -> Float[Tensor, "folds d d"]:
+    return torch.stack([X[rows].mT @ X[rows] for rows in dealt.slices]).double()
 
 
 def real(values: Float[Tensor, " d"]) -> Bool[Tensor, " d"]:
@@ -169,14 +184,18 @@ def exchanged(groups: Int[np.ndarray, " rows"], n: int, *, seed: int) -> Int[np.
     A document gets another's labels from the first on, over again where it is longer: labels that hang together stay
     together whatever the lengths. The base rate moves a little, which a correlation does not see.
     """
+    return np.concatenate(list(exchanges(groups, n, seed=seed)), 1)
+
+
+def exchanges(groups: Int[np.ndarray, " rows"], n: int, *, seed: int) -> Iterator[Int[np.ndarray, "rows some"]]:
+    """The same, some at a time: all of them for many rows are gigabytes."""
     rng = np.random.default_rng([seed, 43])
     home = np.argsort(groups, kind="stable")
     sizes = np.bincount(groups)
     starts = sizes.cumsum() - sizes
     within = np.empty(len(groups), int)
     within[home] = np.arange(len(groups)) - starts[groups[home]]
-    found = np.empty((len(groups), n), int)
-    for number in range(n):
-        other = rng.permutation(len(sizes))[groups]
-        found[:, number] = home[starts[other] + within % sizes[other]]
-    return found
+    at_once = max(1, INDICES // len(groups))
+    for begin in range(0, n, at_once):
+        others = [rng.permutation(len(sizes))[groups] for _ in range(min(at_once, n - begin))]
+        yield np.stack([home[starts[other] + within % sizes[other]] for other in others], 1)

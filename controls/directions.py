@@ -1,5 +1,6 @@
 """Which way activations move when a feature alone does: coefficients given the other labels, and their uncertainty."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -52,14 +53,15 @@ def moments(
     return Moments(own, cross, *torch.linalg.eigh(X.mT @ X / len(X)))
 
 
-def covariates(Y: Int[np.ndarray, "rows features"], feature: int) -> list[int]:
-    """The other labels to hold fixed, by correlation with the feature, but those that would leave nothing of it."""
+def covariates(Y: Int[np.ndarray, "rows features"], feature: int, among: Sequence[int] | None = None) -> list[int]:
+    """The other labels (all, or among some) to hold fixed, by correlation with the feature, but those that would leave
+    nothing of it."""
     centred = Y - Y.mean(0)
     scaled = centred / centred.std(0)
     with_it = np.abs(scaled.T @ scaled[:, feature]) / len(Y)
     kept: list[int] = []
     for other in np.argsort(-with_it, kind="stable"):
-        if other == feature or len(kept) == MOST_COVARIATES:
+        if other == feature or len(kept) == MOST_COVARIATES or (among is not None and other not in among):
             continue
         some = scaled[:, [*kept, int(other)]]
         left = scaled[:, feature] - some @ np.linalg.lstsq(some, scaled[:, feature], rcond=None)[0]

@@ -47,18 +47,21 @@ def gather(
 ) -> list[Evidence]:
     """The evidence for every feature."""
     level, Y = alpha / 2, subject.table
-    enough = int(2 * Y.shape[1] / level)  # for a p-value that stands beside as many labels of nothing
-    decoded, data = decode(subject, permutations=max(budget.permutations, enough), seed=seed)
+    decoded, data = decode(subject, permutations=enough(budget, Y.shape[1], level), seed=seed)
     token = beyond_token(subject, data, decoded, permutations=budget.token_permutations, level=level, seed=seed)
-    others = [covariates(Y, f) for f in range(Y.shape[1])]
-    scores = null_scores(subject, data, others, seeds=budget.null_seeds, seed=seed, told=told)
-    training = beyond_nulls(scores, level=level, seed=seed)
+    others = [covariates(Y, f, subject.fellows(f)) for f in range(Y.shape[1])]
+    scores = null_scores(subject, others, seeds=budget.null_seeds, seed=seed, told=told)
+    training = beyond_nulls(scores, subject.names, level=level, seed=seed)
     found = np.flatnonzero(decoded.p_found.numpy() <= level)
     read_outs = data.switches(as_float(Y[:, found]))
     causal = causal_axes(subject, read_outs, found, level=level, seed=seed, effort=budget.effort, told=told)
-    rates = Y.mean(0)
     return [
-        Evidence(name, float(rates[f]), float(decoded.r[f]), float(decoded.error[f]), float(decoded.p_found[f]),
+        Evidence(name, float(Y[:, f].mean()), float(decoded.r[f]), float(decoded.error[f]), float(decoded.p_found[f]),
                  token[f] if token else None, training[f], causal[f])
         for f, name in enumerate(subject.names)
     ]  # fmt: skip
+
+
+def enough(budget: Budget, features: int, level: float) -> int:
+    """Permutations for a p-value that stands beside as many labels of nothing."""
+    return max(budget.permutations, int(2 * features / level))

@@ -32,6 +32,7 @@ def drawn_anew(
     embeddings: bool = True,
     side: str = "both",
     blocks: int | None = None,
+    until: str = "",
 ) -> LanguageModel:
     """A network with a model's architecture, tokenizer and hooks and other weights; the model stays as it is.
 
@@ -52,22 +53,25 @@ def drawn_anew(
         side: which singular vectors a spectrum draw takes: `both`, `left` (a matrix's outputs) or `right` (its
             inputs), as y = W x; or `products`, for which see `drawn_heads`. All but attention is drawn as for `both`.
         blocks: how many of the top blocks a cascade draws, from 1 to all.
+        until: a hook beyond which nothing will be read: what no activation up to it depends on (later blocks, an
+            unembedding of its own) stays as it is, which saves its time. Up to the hook the network is the same one
+            as without. `init` draws all the same: its draws are one stream, the first ones after the last.
 
     Raises:
-        UserError: an unknown kind or side; an option that is not the kind's; blocks that are not there; a model whose
-            weights were processed, for init and cascade; weights with more than two axes.
+        UserError: an unknown kind, side or hook; an option that is not the kind's; blocks that are not there; a model
+            whose weights were processed, for init and cascade; weights with more than two axes.
     """
-    _check(model, kind, seed, embeddings, side, blocks)
+    _check(model, kind, seed, embeddings, side, blocks, until)
     if kind == "init":
         return initialised(model, seed=seed)
     which = {"cascade": f" of {blocks} blocks", "spectrum": f" ({side})"}.get(kind, "")
-    kept = "" if embeddings else ", embeddings kept"
+    kept = ("" if embeddings else ", embeddings kept") + (until and f", up to {until}")
     null = copied(model, f"{model.name}, {kind}{which} with seed {seed}{kept}")
     if blocks is not None:
         _put_blocks(null, initialised(model, seed=seed), blocks)
     else:
         for matrix in matrices(null):
-            if embeddings or matrix.part not in EMBEDDINGS:
+            if (embeddings or matrix.part not in EMBEDDINGS) and not _is_after(matrix, until):
                 matrix.weight.copy_(_drawn(matrix, kind, seed, side, int(null.bridge.cfg.d_head)))
     synchronise(null)
     return null
@@ -180,7 +184,17 @@ def _drawn(matrix: Matrix, kind: str, seed: int, side: str, d_head: int) -> Tens
 _ENTRYWISE = {"gaussian": gaussian, "shuffled": entries_shuffled}
 
 
-def _check(model: LanguageModel, kind: str, seed: int, embeddings: bool, side: str, blocks: int | None) -> None:
+def _is_after(matrix: Matrix, until: str) -> bool:
+    """Whether no activation up to a hook depends on a matrix; only of hooks inside blocks is that known."""
+    if not until.startswith("blocks."):
+        return False
+    in_block = matrix.name.startswith("blocks.")
+    return int(matrix.name.split(".")[1]) > int(until.split(".")[1]) if in_block else matrix.part == "unembed"
+
+
+def _check(
+    model: LanguageModel, kind: str, seed: int, embeddings: bool, side: str, blocks: int | None, until: str
+) -> None:
     if kind not in KINDS:
         raise unknown("kind of null network", kind, KINDS)
     if side not in (*SIDES, PRODUCTS):
@@ -188,6 +202,9 @@ def _check(model: LanguageModel, kind: str, seed: int, embeddings: bool, side: s
     require(seed >= 0, f"seed {seed} is negative: expected 0 or more")
     require(side == "both" or kind == "spectrum", f"side {side!r} is for spectrum, not for {kind}: leave it out")
     require(embeddings or kind not in ("init", "cascade"), f"{kind} has no embeddings to choose: leave the option out")
+    require(not until or kind != "cascade", f"a cascade begins at the top: leave until={until!r} out")
+    if until:
+        model.check_hook(until)
     require((blocks is None) == (kind != "cascade"), f"blocks={blocks} for {kind}: a cascade needs it, no other may")
     layers = int(model.bridge.cfg.n_layers)
     require(blocks is None or 1 <= blocks <= layers, f"{blocks} blocks: {model.name} has {layers}, give from 1 to that")

@@ -11,17 +11,28 @@ from controls.directions import without
 from controls.subject import Subject
 
 BLOCK = 4096
-"""Rows that the rest of the network is asked about at a time."""
+"""Rows that the rest of the network is asked about at a time, at most."""
+NUMBERS = 2**25
+"""Outputs computed at a time, at most: a vocabulary makes for few rows."""
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """The clean outputs at the places, in units of their spread."""
+    """The clean outputs at the places, each in its unit."""
 
     scale: Float[Tensor, " outputs"]
-    """1 / standard deviation; 0 for outputs that never change."""
+    """1 / standard deviation, 0 for outputs that never change; or the subject's own weights."""
     clean: Float[Tensor, "places outputs"]
     """Outputs times `scale`, less their mean."""
+    mean: Float[Tensor, " outputs"]
+    """That mean."""
+    variance: float
+    """Of all outputs together, in these units: how many outputs there are, where each has a variance of 1."""
+
+    @property
+    def block(self) -> int:
+        """Rows to ask about at a time."""
+        return int(np.clip(NUMBERS // max(1, len(self.scale)), 16, BLOCK))
 
 
 @dataclass(frozen=True)
@@ -44,16 +55,20 @@ class Target:
     """Correlation with the label, other labels fixed, that the data show: to be brought about or explained."""
     gap_error: float
     """Its standard error, by documents."""
+    variance: float
+    """Of all outputs together."""
+    step: float
+    """What a movement of any outputs is counted in: each one's spread, or the target's where outputs have weights."""
 
     def on(self, movement: Float[Tensor, "*some outputs"]) -> Float[Tensor, "*some"]:
         """Along the target, signed."""
         return movement @ self.along * (self.factor / max(self.spread, 1e-12))
 
     def off(self, movement: Float[Tensor, "*some outputs"]) -> Float[Tensor, "*some"]:
-        """Root mean square of what is left in the outputs."""
+        """What is left in the outputs, as a share of their spread."""
         left = movement - (movement @ self.along)[..., None] * self.along
         left = left - (movement @ self.aside)[..., None] * self.aside
-        return left.square().mean(-1).sqrt() * self.factor
+        return (left.square().sum(-1) / max(self.variance, 1e-30)).sqrt() * self.factor
 
 
 @torch.no_grad()
@@ -61,9 +76,14 @@ def clean_outputs(subject: Subject) -> Outputs:
     """Run the rest of the network at every place."""
     places = torch.from_numpy(subject.places)
     values = run(subject, subject.activations[places], torch.arange(len(places)))
-    sd = values.std(0)
-    scale = torch.where(sd > 1e-9 * sd.max(), 1 / sd.clamp(min=1e-30), 0.0)
-    return Outputs(scale, (values - values.mean(0)) * scale)
+    if subject.weigh is None:
+        sd = values.std(0)
+        scale = torch.where(sd > 1e-9 * sd.max(), 1 / sd.clamp(min=1e-30), 0.0)
+    else:
+        scale = subject.weigh(values).double()
+    mean = values.mean(0) * scale
+    clean = values * scale - mean
+    return Outputs(scale, clean, mean, float(clean.var(0).sum()))
 
 
 def target(
@@ -87,15 +107,16 @@ def target(
     by_unit = np.bincount(units, left.numpy())
     error = float((by_unit**2).sum() ** 0.5 / y.square().sum().clamp(min=1e-12))
     unit = factor / max(spread, 1e-12)
-    return Target(along, aside, factor, spread, float(gap @ along) * unit, error * unit)
+    step = 1.0 if subject.weigh is None else max(spread, 1e-12)
+    return Target(along, aside, factor, spread, float(gap @ along) * unit, error * unit, outputs.variance, step)
 
 
 @torch.no_grad()
 def run(subject: Subject, x: Float[Tensor, "rows d"], at: Int[Tensor, " rows"]) -> Float[Tensor, "rows outputs"]:
     """The rest of the network, in blocks."""
-    dtype = subject.activations.dtype
-    parts = [
-        subject.downstream(x[start : start + BLOCK].to(dtype), at[start : start + BLOCK])
-        for start in range(0, len(x), BLOCK)
-    ]
-    return torch.cat(parts).double()
+    dtype, block, parts, start = subject.activations.dtype, 16, list[Tensor](), 0
+    while start < len(x):
+        parts.append(subject.downstream(x[start : start + block].to(dtype), at[start : start + block]).double())
+        start += block
+        block = int(np.clip(NUMBERS // max(1, parts[0].shape[1]), 16, BLOCK))
+    return torch.cat(parts)

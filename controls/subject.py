@@ -1,7 +1,7 @@
 """What is judged: activations with labels, the rest of the network, and the same inputs through null networks."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -32,7 +32,13 @@ class Subject:
     targets: Mapping[str, int | None]
     """The output each feature is said to move; None takes the movement that goes with the label in the data."""
     nulls: Mapping[str, Callable[[int], Float[Tensor, "rows d"]]]
-    """For each kind of null network, seed -> the same inputs through weights drawn anew."""
+    """For each kind of null network, seed -> the same inputs through weights drawn anew, at `null_rows`."""
+    null_rows: Int[np.ndarray, " some"] | None = None
+    """Rows that null networks are read at; None for all."""
+    families: Mapping[str, str] = field(default_factory=dict)
+    """Who named each feature, where there are several finders: labels of one are held fixed for those of the same."""
+    weigh: Callable[[Float[Tensor, "rows outputs"]], Float[Tensor, " outputs"]] | None = None
+    """From clean outputs to the weight of each in distances; None for 1 / standard deviation."""
 
     def __post_init__(self) -> None:
         rows = len(self.activations)
@@ -51,6 +57,11 @@ class Subject:
     def names(self) -> Sequence[str]:
         """The features."""
         return list(self.labels)
+
+    def fellows(self, feature: int) -> list[int]:
+        """The other features that the same finder named."""
+        own = self.families.get(self.names[feature])
+        return [f for f, name in enumerate(self.names) if f != feature and self.families.get(name) == own]
 
     @property
     def table(self) -> Int[np.ndarray, "rows features"]:

@@ -7,11 +7,13 @@ four is no p-value of its own: for each single verdict the rate of false ones is
 three times as much.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from controls.axes import Axis
+from controls.outcomes import Outcome
+from controls.steering_curve import Curve
 
 VERDICTS = ("model", "dataset", "inherited", "unread", "undecided")
 """What a feature can be called."""
@@ -37,6 +39,16 @@ class Evidence:
     """W: beyond what null networks show."""
     causal: Axis
     """C: what the rest of the network makes of it."""
+    controls: tuple[Outcome, ...] = field(default=(), repr=False)
+    """Controls beside those that the axes hold."""
+    curve: Curve | None = field(default=None, repr=False)
+    """What steering by more and less does, where it was tried."""
+
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """Every control's null: those of the axes, then the others."""
+        axes = [axis for axis in (self.token, self.training, self.causal) if axis is not None]
+        return (*(outcome for axis in axes for outcome in axis.outcomes), *self.controls)
 
     @property
     def computed(self) -> float:
@@ -76,6 +88,16 @@ class Verdict:
     """Which axis is open and what would settle it, where undecided."""
     evidence: Evidence
     """Beneath it."""
+
+    @property
+    def place(self) -> str:
+        """Computed or inherited, and used or unread, each by itself at half of alpha; "open" for neither."""
+        one, level = self.evidence, self.alpha / 2
+        if one.p_found > level:
+            return "open / open"
+        origin = "computed" if one.computed <= level else "inherited" if one.inherited <= level else "open"
+        use = "used" if one.causal.p <= level else "unread" if one.causal.p_absent <= level else "open"
+        return f"{origin} / {use}"
 
 
 def judge(evidence: list[Evidence], *, alpha: float = 0.05) -> list[Verdict]:

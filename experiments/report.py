@@ -1,6 +1,7 @@
 """One self-contained page over everything that has run. It computes nothing: every number stands in a result file."""
 
 import json
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +9,10 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+from controls.audit_page import PAGE
+from controls.audit_page import read as read_audit
 from experiments.figures import COLOURS
 from experiments.registry import place
 from toolkit.errors import UserError
@@ -49,7 +53,7 @@ def write(runs: Path, to: Path) -> int:
     if not pages:
         reason = f": {left_out[0]}" if left_out else ""
         raise UserError(f"no finished experiment in {runs}{reason}; run one: python -m experiments run NAME")
-    _save(to, html(pages, left_out, script=_plotly()))
+    _save(to, html(pages, left_out, script=_plotly(), audits=_audits(runs, to.parent)))
     return len(pages)
 
 
@@ -81,8 +85,11 @@ def read(runs: Path) -> tuple[list[Page], list[str]]:
     return sorted(newest.values(), key=lambda p: place(p.experiment["row"])), left_out
 
 
-def html(pages: Sequence[Page], left_out: Sequence[str], *, script: str, source: str = "") -> str:
-    """The page as text; plotly stands in it as `script`, or is fetched from `source`, a file beside it."""
+def html(pages: Sequence[Page], left_out: Sequence[str], *, script: str, source: str = "", audits: str = "") -> str:
+    """The page as text; plotly stands in it as `script`, or is fetched from `source`, a file beside it.
+
+    `audits` is a section, ready, that follows the overview.
+    """
     files = resources.files("experiments")
     figures = [figure for page in pages for figure in page.figures]
     # In a script element only "<" could end the element early; JSON may spell it out.
@@ -95,7 +102,7 @@ def html(pages: Sequence[Page], left_out: Sequence[str], *, script: str, source:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<link rel="icon" href="data:,"><title>{_TITLE}</title>'
         f"<style>{(files / 'page.css').read_text()}</style></head>"
-        f"<body><main><h1>{_TITLE}</h1>{_overview(pages, left_out)}{body}</main>"
+        f"<body><main><h1>{_TITLE}</h1>{_overview(pages, left_out)}{audits}{body}</main>"
         f'<script type="application/json" id="data">{data}</script>{library}'
         f"<script>{(files / 'page.js').read_text()}</script></body></html>\n"
     )
@@ -116,6 +123,28 @@ def _overview(pages: Sequence[Page], left_out: Sequence[str]) -> str:
         "<thead><tr><th></th><th>experiment</th><th>claim</th><th>checks</th><th>scale</th></tr></thead>"
         f"<tbody>{rows}</tbody></table></div>" + (f"<p>Left out:</p><ul>{missing}</ul>" if missing else "")
     )
+
+
+def _audits(runs: Path, beside: Path) -> str:
+    """Finished audits of python -m controls, each with a link to its own page."""
+    lines = "".join(_audit(path, beside) for path in sorted(runs.glob("*/[0-9]*/result.json")))
+    return f'<section id="audits"><h2>Audits</h2><ul>{lines}</ul></section>' if lines else ""
+
+
+def _audit(path: Path, beside: Path) -> str:
+    try:
+        metrics = read_audit(path.parent)["metrics"]
+    except UserError:
+        return ""  # no audit; what nobody can read is left out above
+    try:
+        name = escape(f"{metrics['audit']['model']} at {metrics['audit']['hook']}")
+        told = escape(", ".join(f"{number} {verdict}" for verdict, number in metrics["counts"].items()))
+    except (KeyError, TypeError, AttributeError):
+        return f'<li class="left-out">{escape(str(path.parent))}: made by another version or damaged; run it again</li>'
+    page = path.with_name(PAGE)
+    link = quote(os.path.relpath(page, beside).replace(os.sep, "/"))
+    linked = f'<a href="{link}"><bdi>{name}</bdi></a>' if page.exists() else f"<bdi>{name}</bdi>"
+    return f"<li>{linked}: {told}</li>"
 
 
 def _fate(page: Page) -> str:

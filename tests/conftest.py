@@ -112,9 +112,23 @@ checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 assert not any(f"toolkit.{name}" in sys.modules for name in HOOKED), "the import hook comes too late to check anything"
 CONTROLS = (
+    "audit_page",
+    "best_directions",
+    "finder_nulls",
     "initialised",
+    "input_nulls",
+    "label_nulls",
+    "label_searches",
     "model_weights",
+    "natural_moves",
     "network_matrices",
+    "noise_property",
+    "perturbations",
+    "random_text",
+    "refits",
+    "steering_nulls",
+    "surrogates",
+    "weight_nulls",
     "weights",
     "world_and_circuit",
     "world_bystander",

@@ -13,6 +13,7 @@ from controls.network_matrices import EMBEDDINGS, matrices, synchronise
 from controls.weights import SIDES, spectrum_matched
 from toolkit.corpora import read_text, unigram
 from toolkit.errors import UserError
+from toolkit.forward import forward_to
 from toolkit.language import load_model
 from toolkit.plain_network import unwrapped
 
@@ -185,6 +186,41 @@ def test_a_model_that_was_run_with_gradients_is_drawn_too(folders):
     model = load_model(folders["gpt2"])
     model.bridge(random_models.tokens()).sum().backward()
     assert apart(drawn_anew(model, "shuffled", seed=0), model) > 0.1
+
+
+# Up to a hook
+
+NOT_CASCADES = [(kind, options) for kind, options in OPTIONS if kind != "cascade"]
+
+
+def up_to(model, hook):
+    with torch.no_grad():
+        return forward_to(model, [hook])(random_models.tokens())[hook]
+
+
+@pytest.mark.parametrize("hook", ["blocks.0.hook_resid_post", "blocks.1.attn.hook_z", "ln_final.hook_normalized"])
+@each_model
+@pytest.mark.parametrize(("kind", "options"), NOT_CASCADES, ids=str)
+def test_up_to_its_hook_a_null_is_the_one_drawn_whole(model, kind, options, hook):
+    part, whole = drawn_anew(model, kind, seed=3, until=hook, **options), drawn_anew(model, kind, seed=3, **options)
+    assert torch.equal(up_to(part, hook), up_to(whole, hook))
+    assert not torch.allclose(up_to(part, hook), up_to(model, hook), atol=0.01)
+
+
+@pytest.mark.parametrize(("kind", "options"), [("init", {}), ("spectrum", {})])
+def test_a_trained_models_null_is_the_same_up_to_its_hook_and_not_beyond(trained, kind, options):
+    hook = "blocks.1.hook_resid_post"
+    part, whole = drawn_anew(trained, kind, seed=0, until=hook), drawn_anew(trained, kind, seed=0)
+    assert torch.equal(up_to(part, hook), up_to(whole, hook))
+    assert torch.equal(outputs(part), outputs(whole)) == (kind == "init")
+
+
+@each_model
+def test_what_comes_after_the_hook_is_not_drawn(model):
+    drawn = pairs(model, drawn_anew(model, "spectrum", seed=0, until="blocks.0.hook_resid_post"))
+    beyond = {name for name in weights(model) if name.startswith("blocks.1.") or name == "unembed"}
+    assert beyond  # tied embeddings are one, `embed`
+    assert set(drawn) == set(weights(model)) - beyond
 
 
 # Entries
@@ -378,6 +414,8 @@ def test_a_trained_llama_survives_one_rotation_and_no_spectrum_draw(real_model):
         ("cascade", {"blocks": 3}, "3 blocks: .* has 2, give from 1 to that"),
         ("cascade", {"blocks": 0}, "0 blocks"),
         ("shuffled", {"blocks": 1}, "blocks=1 for shuffled"),
+        ("cascade", {"blocks": 1, "until": "blocks.0.hook_resid_post"}, "a cascade begins at the top"),
+        ("spectrum", {"until": "blocks.0.hook_resid"}, "unknown hook of .* 'blocks.0.hook_resid': did you mean"),
         ("shuffled", {"seed": -1}, "seed -1 is negative"),
     ],
 )

@@ -248,3 +248,29 @@ def test_a_runs_own_page_draws_too(browser, runs):
     tab.locator(".panel .main-svg").first.wait_for(timeout=20_000)
     assert said == []
     tab.close()
+
+
+def test_audits_are_named_with_their_counts_and_a_link_to_their_pages(runs, tmp_path):
+    shutil.copytree(runs / "pentagon", tmp_path / "runs" / "pentagon")
+    counts = {"model": 7, "dataset": 3}
+    for number in ("001", "002", ".003.unfinished"):
+        folder = tmp_path / "runs" / "audit of #1" / number
+        folder.mkdir(parents=True)
+        audit = {"model": f"{NASTY}-{number}", "hook": "blocks.2.hook_resid_post"}
+        (folder / "result.json").write_text(json.dumps({"metrics": {"audit": audit, "counts": counts}}))
+    (tmp_path / "runs" / "audit of #1" / "001" / "report.html").write_text("")
+    (tmp_path / "runs" / "odd" / "001").mkdir(parents=True)
+    (tmp_path / "runs" / "odd" / "001" / "result.json").write_text('{"metrics": {"audit": {}}}')
+    report.write(tmp_path / "runs", tmp_path / "pages" / "r.html")
+    text = (tmp_path / "pages" / "r.html").read_text("utf-8")
+    section = re.search(r'<section id="audits">.*?</section>', text, re.DOTALL).group(0)
+    assert section.count("7 model, 3 dataset") == 2
+    assert 'href="../runs/audit%20of%20%231/001/report.html"' in section
+    assert section.count("href") == 1  # 002 has no page
+    assert "unfinished" not in section
+    assert f"{tmp_path}/runs/odd/001: made by another version or damaged" in section
+    assert "<script>alert" not in section
+
+
+def test_without_audits_there_is_no_word_of_them(page):
+    assert 'id="audits"' not in page.read_text("utf-8")

@@ -51,9 +51,8 @@ def causal(one, seed=0):
 
 def trained(one, seeds=99):
     """W alone."""
-    _, data = decode(one, permutations=19, seed=0)
     others = [covariates(one.table, f) for f in range(one.table.shape[1])]
-    return beyond_nulls(null_scores(one, data, others, seeds=seeds, seed=0), level=0.025, seed=0)
+    return beyond_nulls(null_scores(one, others, seeds=seeds, seed=0), one.names, level=0.025, seed=0)
 
 
 def evidence(found=0.001, token=None, training=PRESENT, causal=PRESENT):

@@ -1,0 +1,201 @@
+"""An audit made ready: text read, activations taken, features named, the rest of the network and null networks there.
+
+prepare(load_model(), "blocks.2.hook_resid_post", [Labels.of("upos=VERB")], FOLDER, BUDGETS["quick"], seed=0).case
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from controls.budgets import Spending
+from controls.case import Case, activations_at
+from controls.finders import Finder, Labels, named
+from controls.model_weights import drawn_anew
+from controls.reading import Reading, read
+from controls.subject import FEWEST_DOCUMENTS, Subject, halves, units
+from controls.worlds import NULL_KINDS
+from toolkit.downstream import LanguageDownstream
+from toolkit.errors import UserError, require
+from toolkit.language import LanguageModel
+
+SELECTION = 0.1
+"""Of the documents, those on which finders choose and learn; they are not judged."""
+ACTIVATIONS = "activations.safetensors"
+"""Of all rows, in the folder of an unfinished run."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An audit's ground."""
+
+    case: Case
+    """Everything that is asked about."""
+    notes: tuple[str, ...]
+    """What a reader of the audit has to know."""
+
+
+def prepare(
+    model: LanguageModel,
+    hook: str,
+    finders: Sequence[Finder],
+    source: str,
+    bought: Spending,
+    *,
+    seed: int,
+    kept: Path | None = None,
+) -> Prepared:
+    """Read, run and name.
+
+    Args:
+        source: a corpus, labelled where labels are asked for.
+        kept: a folder that keeps the activations for other processes and for going on.
+
+    Raises:
+        UserError: an unknown hook, an SAE of another width, a label that never or always occurs, too few documents.
+    """
+    model.check_hook(hook)
+    by_family = named(finders)
+    labels = [name for finder in finders if isinstance(finder, Labels) for name in finder.names]
+    learning = any(not isinstance(finder, Labels) for finder in finders)
+    reading = read(model, source, labels, rows=int(bought.rows * (1 + SELECTION * learning)), seed=seed)
+    X = _activations(model, hook, reading, kept)
+    chosen, judged = _split(reading.groups, SELECTION if learning else 0.0, seed=seed)
+    fitted = {family: finder.fit(X[chosen], seed=seed) for family, finder in by_family.items()}
+    reading, X = reading.part(judged), X[torch.from_numpy(judged)]
+    found, families, notes = _labels(fitted, reading, X)
+    subject = _subject(model, hook, reading, X, found, families, bought, seed=seed)
+    case = Case(model, hook, reading, subject, fitted, seed, bought.draws, max(1, bought.dear), bought.null_rows)
+    return Prepared(case, tuple(notes))
+
+
+def _activations(model: LanguageModel, hook: str, reading: Reading, kept: Path | None) -> Float[Tensor, "rows d"]:
+    file = None if kept is None else kept / ACTIVATIONS
+    if file is not None and file.exists():
+        return load_file(file)["rows"]
+    X = activations_at(model, hook, reading.tokens, reading.rows)
+    require(bool(torch.isfinite(X).all()), f"{hook} of {model.name} holds numbers that are not finite on this text")
+    if file is not None:
+        temporary = file.with_suffix(".tmp")
+        save_file({"rows": X}, temporary)
+        temporary.replace(file)
+    return X
+
+
+def _split(groups: Int[np.ndarray, " rows"], share: float, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the documents that finders learn on, and of those that are judged."""
+    documents = int(groups.max()) + 1
+    needed = FEWEST_DOCUMENTS + int(np.ceil(share * FEWEST_DOCUMENTS / (1 - share)))
+    require(
+        documents >= needed,
+        f"the text has {documents} documents, and intervals by document need {needed}: give a larger corpus",
+    )
+    aside = np.random.default_rng([seed, 109]).permutation(documents)[: int(np.ceil(share * documents))]
+    held = np.isin(groups, aside)
+    return np.flatnonzero(held), np.flatnonzero(~held)
+
+
+def _labels(
+    finders: Mapping[str, Finder], reading: Reading, X: Float[Tensor, "rows d"]
+) -> tuple[dict[str, np.ndarray], dict[str, str], list[str]]:
+    """Labels by feature, the family of each, and which ones were left out."""
+    found, families, notes = dict[str, np.ndarray](), dict[str, str](), list[str]()
+    for family, finder in finders.items():
+        given = finder.labels(reading, X)
+        constant = [name for name, y in given.items() if y.min() == y.max()]
+        if finder.supervised and constant:
+            word = "always" if given[constant[0]].all() else "never"
+            raise UserError(
+                f"label {constant[0]!r} {word} occurs in {len(X):,} rows of this text: nothing can be told of it"
+            )
+        if constant:
+            notes.append(f"{len(constant)} of {len(given)} of {family} are always or never on here and left out")
+        found |= {name: y for name, y in given.items() if name not in constant}
+        families |= {name: family for name in given if name not in constant}
+    require(bool(found), "no feature is left: every one is always or never on in this text")
+    return found, families, notes
+
+
+def _subject(
+    model: LanguageModel,
+    hook: str,
+    reading: Reading,
+    X: Float[Tensor, "rows d"],
+    labels: Mapping[str, np.ndarray],
+    families: Mapping[str, str],
+    bought: Spending,
+    *,
+    seed: int,
+) -> Subject:
+    at = chosen_places(np.stack(list(labels.values()), 1), reading.groups, bought.places, seed=seed)
+    some = reading.part(at)
+    null_rows = _whole_documents(reading.groups, bought.null_rows, seed=seed)
+    nulls_at = reading.part(null_rows)
+
+    def null(kind: str) -> Callable[[int], Tensor]:
+        def draw(number: int) -> Tensor:
+            network = drawn_anew(model, kind, seed=number, until=hook)
+            return activations_at(network, hook, nulls_at.tokens, nulls_at.rows)
+
+        return draw
+
+    return Subject(
+        activations=X,
+        labels=labels,
+        groups=reading.groups,
+        tokens=reading.ids,
+        places=at,
+        downstream=LanguageDownstream(model, hook, some.tokens, some.rows),
+        targets=dict.fromkeys(labels),
+        nulls={kind: null(kind) for kind in NULL_KINDS},
+        null_rows=null_rows,
+        families=families,
+        weigh=by_probability,
+    )
+
+
+def by_probability(values: Float[Tensor, "rows outputs"]) -> Float[Tensor, " outputs"]:
+    """From log-probabilities, sqrt of each token's mean probability: squared distances are then about twice a KL."""
+    return values.exp().mean(0).sqrt()
+
+
+def chosen_places(
+    Y: Int[np.ndarray, "rows features"], groups: Int[np.ndarray, " rows"], count: int, *, seed: int
+) -> Int[np.ndarray, " places"]:
+    """Half of the places in the third of the documents where directions are tried, half in the others.
+
+    In each, features take turns to add a row where they are on and one where they are off, so that rare ones are tried.
+    """
+    tried = halves(units(groups, seed=seed), 3, seed=seed) == 2
+    rng, found = np.random.default_rng([seed, 101]), set[int]()
+    for part in (tried, ~tried):
+        order = rng.permutation(np.flatnonzero(part))
+        queues = [iter(order[Y[order, f] == value]) for f in range(Y.shape[1]) for value in (1, 0)]
+        most = len(found) + min(count // 2, len(order))
+        while queues and len(found) < most:
+            queues = [queue for queue in queues if _add(found, queue, most)]
+    return np.array(sorted(found))
+
+
+def _add(found: set[int], queue: Iterator[int], most: int) -> bool:
+    """Add the next one that is not there; False where the queue is at its end."""
+    if len(found) >= most:
+        return False
+    for row in queue:
+        if int(row) not in found:
+            found.add(int(row))
+            return True
+    return False
+
+
+def _whole_documents(groups: Int[np.ndarray, " rows"], rows: int, *, seed: int) -> Int[np.ndarray, " some"]:
+    """Rows of documents in a random order, `rows` of them at least where there are as many."""
+    order = np.random.default_rng([seed, 107]).permutation(int(groups.max()) + 1)
+    ends = np.bincount(groups)[order].cumsum()
+    kept = order[: max(FEWEST_DOCUMENTS, int(np.searchsorted(ends, rows)) + 1)]
+    return np.flatnonzero(np.isin(groups, kept))

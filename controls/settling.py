@@ -1,0 +1,68 @@
+"""What would settle an open question: more rows, more null networks, or nothing of the kind."""
+
+from math import ceil
+
+from controls.axes import NORMAL, POWER, Axis
+from controls.verdict import Evidence, Verdict
+
+
+def settle(verdict: Verdict, *, rows: int) -> str:
+    """In words, for an undecided verdict; "" for any other.
+
+    Standard errors fall with the root of the number of documents, so the rows asked for are those at which a test of
+    the effect as it stands would pass; what stands between the bounds passes at no number.
+    """
+    if verdict.verdict != "undecided":
+        return ""
+    one = verdict.evidence
+    asked = {"D": one.token, "W": one.training, "C": one.causal}
+    level = verdict.alpha / 2
+    if one.p_found > level:
+        return found(one, level, rows)
+    lines = [f"{name}: {needed(axis, level, rows)}" for name, axis in asked.items() if axis and is_open(axis, level)]
+    return "; ".join(lines) or "a smaller family of features, or more rows: every axis stands by itself"
+
+
+def is_open(axis: Axis, level: float) -> bool:
+    """Whether an axis says neither present nor absent."""
+    return min(axis.p, axis.p_absent) > level
+
+
+def found(one: Evidence, level: float, rows: int) -> str:
+    """Of a label that is not found: rows at which its correlation would stand out, were it what it seems."""
+    if one.r <= 0:
+        return "D: nothing: the label is not in the activations as far as these rows show"
+    times = (NORMAL.inv_cdf(1 - level) * one.error / one.r) ** 2
+    return f"D: about {_rounded(max(2 * rows, ceil(times * rows)))} rows, if r is {one.r:.3f}"
+
+
+def needed(axis: Axis, level: float, rows: int) -> str:
+    """Of one open axis."""
+    if axis.why or axis.between is None:
+        return axis.why or "it was not asked"
+    few = [o for o in axis.outcomes if o.survived(level) is None]
+    if few:
+        return f"{ceil(1 / level) - 1} null draws at least, there were {len(few[0].null)}"
+    beaten = [o for o in axis.outcomes if o.p > level]
+    low, high = axis.between.low, axis.between.high
+    if beaten and axis.effect > low:
+        return f"no number of rows: {beaten[0].control} does as well (rank p {beaten[0].p:.2g})"
+    if low <= axis.effect <= high:
+        return f"no number of rows: {axis.effect:.2f} lies between absent ({low:g}) and present ({high:g})"
+    return f"about {_rounded(ceil(times(axis, level) * rows))} rows"
+
+
+def times(axis: Axis, level: float) -> float:
+    """By how much the rows have to grow for a test of this effect to pass."""
+    assert axis.between is not None
+    z, low, high = NORMAL.inv_cdf(1 - level), axis.between.low, axis.between.high
+    if axis.effect > high:
+        return max(1.0, (z * axis.error / (axis.effect - high)) ** 2)
+    alone = (z * axis.error / (low - axis.effect)) ** 2
+    return max(1.0, alone, ((z + NORMAL.inv_cdf(POWER)) * axis.error / (high - low)) ** 2)
+
+
+def _rounded(rows: int) -> str:
+    """To two digits."""
+    unit = 10 ** max(0, len(str(rows)) - 2)
+    return f"{-(-rows // unit) * unit:,}"

@@ -1,0 +1,173 @@
+"""An audit made ready: rows, labels, the rest and nulls are what the model itself gives; bad input is one line."""
+
+import numpy as np
+import pytest
+import torch
+from small_trees import write_trees
+
+from controls.axis_causal import Effort
+from controls.budgets import BUDGETS, Spending, duration, spending
+from controls.case import activations_at
+from controls.finders import Labels, Latents, Principal, ReadOuts, ranges
+from controls.judging import Budget
+from controls.prepared import by_probability, chosen_places, prepare
+from controls.reading import read
+from toolkit.errors import UserError
+from toolkit.interventions import record, run
+from toolkit.language import load_model
+from toolkit.sae import SAEConfig, fit_sae
+
+HOOK = "blocks.2.hook_resid_post"
+SMALL = Spending(900, 500, 60, Budget(99, 39, 2, Effort(4, 8, 4, 39, 2)), 19, 0, 0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model()
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return write_trees(tmp_path_factory.mktemp("trees") / "small.conllu.gz")
+
+
+@pytest.fixture(scope="module")
+def case(model, source):
+    finders = [Labels.of("upos=VERB", "Number=Plur"), Principal(2)]
+    return prepare(model, HOOK, finders, source, SMALL, seed=1).case
+
+
+def test_rows_are_the_models_and_labels_those_of_its_words(case, model):
+    rest = case.subject.downstream
+    sequence, position = rest.places[7]
+    values = record(model, rest.tokens[sequence : sequence + 1, : position + 1], [HOOK])[HOOK]
+    row = case.subject.activations[case.subject.places[7]]
+    torch.testing.assert_close(row, values[0, position], atol=1e-3, rtol=1e-3)
+    words = [case.reading.labelled.words[item] for item in case.reading.items]
+    verbs = np.array([word in ("sees", "takes", "finds", "likes", "calls") for word in words])
+    assert np.array_equal(case.subject.labels["upos=VERB"], verbs.astype(int))
+    assert case.subject.labels["Number=Plur"].sum() == sum(word.endswith("s") and not v
+                                                           for word, v in zip(words, verbs, strict=True))  # fmt: skip
+
+
+def test_the_rest_is_the_models_own(case, model):
+    rest, at = case.subject.downstream, torch.tensor([0, 5, 40])
+    logits = run(model, rest.tokens).log_softmax(2)
+    expected = logits[rest.places[at, 0], rest.places[at, 1]]
+    found = rest(case.subject.activations[torch.from_numpy(case.subject.places)[at]], at)
+    torch.testing.assert_close(found, expected, atol=5e-3, rtol=0)
+
+
+def test_nulls_are_other_networks_on_the_same_tokens(case):
+    init, rows = case.subject.nulls["init"], case.subject.null_rows
+    assert init(3).shape == (len(rows), 128)
+    assert torch.equal(init(3), init(3))
+    assert not torch.allclose(init(3), init(4))
+    trained = case.subject.activations[torch.from_numpy(rows)]
+    assert not torch.allclose(case.subject.nulls["spectrum"](3), trained)
+    assert len(np.unique(case.subject.groups[rows])) >= 20  # whole documents
+    for group in np.unique(case.subject.groups[rows]):
+        assert np.isin(np.flatnonzero(case.subject.groups == group), rows).all()
+
+
+def test_what_chooses_features_is_not_judged(model, source):
+    """Principal directions come from documents that are left out, and their labels from medians of those."""
+    whole = read(model, source, ["upos=VERB"], rows=990, seed=1)
+    case = prepare(model, HOOK, [Labels.of("upos=VERB"), Principal(2)], source, SMALL, seed=1).case
+    judged = {tuple(case.reading.tokens[s].tolist()) for s in case.reading.rows[:, 0]}
+    left = len({int(g) for g in whole.groups}) - (int(case.subject.groups.max()) + 1)
+    assert left >= 3
+    assert judged < {tuple(whole.tokens[s].tolist()) for s in whole.rows[:, 0]}
+    assert 0.3 < case.subject.labels["pca:1"].mean() < 0.7
+    assert case.subject.families == {"upos=VERB": "labels", "pca:1": "pca", "pca:2": "pca"}
+    assert case.subject.fellows(1) == [2]
+
+
+def test_activations_do_not_hang_on_what_they_are_read_beside(model, source):
+    reading = read(model, source, ["upos=VERB"], rows=300, seed=0)
+    together = activations_at(model, HOOK, reading.tokens, reading.rows)
+    some = reading.part(np.arange(40, 60))
+    alone = activations_at(model, HOOK, some.tokens, some.rows)
+    torch.testing.assert_close(together[40:60], alone, atol=1e-4, rtol=1e-4)
+    assert np.array_equal(some.ids, reading.ids[40:60])
+
+
+def test_rare_features_have_places_where_they_are_on():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(60), 50)
+    Y = np.stack([rng.random(3000) < 0.01, rng.random(3000) < 0.5], 1).astype(int)
+    at = chosen_places(Y, groups, 200, seed=0)
+    assert len(at) == 200 == len(set(at.tolist()))
+    assert Y[at, 0].sum() >= 0.9 * Y[:, 0].sum()  # a random choice would have two
+    assert 60 <= Y[at, 1].sum() <= 140
+
+
+def test_weights_of_outputs_make_squares_twice_a_divergence():
+    torch.manual_seed(0)
+    p = torch.randn(1, 50).double().log_softmax(1)
+    q = (p + 0.01 * torch.randn(1, 50)).log_softmax(1)
+    kl = float((p.exp() * (p - q)).sum())
+    assert float(((q - p) * by_probability(p)).square().sum()) == pytest.approx(2 * kl, rel=0.05)
+
+
+def test_latents_that_are_on_often_are_chosen_and_dead_ones_left_out(model, source):
+    reading = read(model, source, ["upos=VERB"], rows=600, seed=3)
+    rows = activations_at(model, HOOK, reading.tokens, reading.rows)
+    sae = fit_sae(rows, SAEConfig(architecture="topk", width=64, k=4, steps=200, batch=256), seed=0)
+    chosen = Latents(sae, count=5).fit(rows, seed=0)
+    assert len(chosen.which) == 5
+    rates = [y.mean() for y in chosen.labels(None, rows).values()]
+    assert all(0.01 <= rate <= 0.99 for rate in rates)
+    assert chosen.directions().shape == (5, 128)
+    prepared = prepare(model, HOOK, [Latents(sae, tuple(range(64)))], source, SMALL, seed=0)
+    assert "left out" in prepared.notes[0]
+    with pytest.raises(UserError, match=r"reads rows of 128 numbers and the hook holds 384.*another hook"):
+        Latents(sae, (1,)).fit(torch.zeros(5, 384), seed=0)
+    with pytest.raises(UserError, match="latent 64 is not there: the SAE has 0 to 63"):
+        Latents(sae, (3, 64)).fit(rows, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("label", "line"),
+    [("upos=VERBB", "unknown value of upos 'VERBB': did you mean 'VERB'"), ("uposs=VERB", "unknown layer"),
+     ("VERB", "expected LAYER=VALUE")],
+)  # fmt: skip
+def test_labels_that_are_not_there_are_one_line(label, line, model, source):
+    with pytest.raises(UserError, match=line):
+        prepare(model, HOOK, [Labels.of(label)], source, SMALL, seed=0)
+
+
+def test_an_unknown_hook_is_refused_with_the_nearest(model, source):
+    with pytest.raises(UserError, match="did you mean"):
+        prepare(model, "blocks.2.hook_resid_pots", [Labels.of("upos=VERB")], source, SMALL, seed=0)
+
+
+def test_too_few_documents_say_how_many_are_needed(model, tmp_path):
+    few = write_trees(tmp_path / "few.conllu.gz", documents=12)
+    with pytest.raises(UserError, match=r"12 documents.*need 20"):
+        prepare(model, HOOK, [Labels.of("upos=VERB")], few, SMALL, seed=0)
+
+
+def test_a_label_that_never_occurs_is_one_line(model, source):
+    never = ReadOuts((("never", lambda rows: np.zeros(len(rows), int)),))
+    with pytest.raises(UserError, match=r"'never' never occurs"):
+        prepare(model, HOOK, [Labels.of("upos=VERB"), never], source, SMALL, seed=0)
+    wrong = ReadOuts((("score", lambda rows: rows[:, 0]),))
+    with pytest.raises(UserError, match="expected 0 or 1"):
+        prepare(model, HOOK, [Labels.of("upos=VERB"), wrong], source, SMALL, seed=0)
+
+
+def test_ranges_of_latents():
+    assert ranges("0:3,8, 2") == (0, 1, 2, 8)
+    for bad in ("3:1", "a", "", "1:", "-2"):
+        with pytest.raises(UserError, match="expected numbers and ranges"):
+            ranges(bad)
+
+
+def test_budgets_grow_and_unknown_ones_are_refused():
+    rows = [one.rows for one in BUDGETS.values()]
+    assert rows == sorted(rows)
+    assert all(one.verdict.null_seeds >= 39 for one in BUDGETS.values())  # a rank can pass 2.5%
+    with pytest.raises(UserError, match="did you mean 'standard'"):
+        spending("standart")
+    assert [duration(s) for s in (3, 600, 9000)] == ["3 s", "10 min", "2.5 h"]
