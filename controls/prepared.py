@@ -150,7 +150,7 @@ def _subject(
         groups=reading.groups,
         tokens=reading.ids,
         places=at,
-        downstream=LanguageDownstream(model, hook, some.tokens, some.rows),
+        downstream=LanguageDownstream(model, hook, some.tokens, some.rows, activations=X[torch.from_numpy(at)]),
         targets=dict.fromkeys(labels),
         nulls={kind: null(kind) for kind in NULL_KINDS},
         null_rows=null_rows,

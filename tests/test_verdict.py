@@ -123,6 +123,23 @@ def test_held_out_r_is_that_of_discriminants_fitted_one_by_one():
     np.testing.assert_allclose(data.scores(torch.from_numpy(Y).float()).numpy(), scores, atol=1e-4)
 
 
+def test_correlations_are_those_of_the_scores_where_variances_are_worlds_apart():
+    """Most directions of a trained network's last token may hardly vary: sums in single precision once gave r = 1.2."""
+    rng = np.random.default_rng(0)
+    scales = np.r_[10.0, 1.0, 1e-3 * np.ones(6), 1e-5 * np.ones(16)]
+    y = rng.integers(0, 2, 1200)
+    rows = rng.normal(size=(1200, 24)) * scales
+    rows[:, 3] += 1e-3 * y
+    X = torch.from_numpy(rows @ np.linalg.qr(rng.normal(size=(24, 24)))[0])
+    data, Y = folded(X, deal(np.arange(1200) % 3)), torch.from_numpy(y)[:, None].float()
+    assert data.basis is not None
+    expected = np.corrcoef(data.scores(Y)[:, 0], y)[0, 1]
+    assert float(data.r(Y)[0]) == pytest.approx(expected, abs=1e-5)
+    assert 0.35 < expected < 0.55  # sd 1 and a gap of 1: .45
+    way = data.switches(Y)[0]
+    assert float(way @ (X[y == 1].mean(0) - X[y == 0].mean(0)).double()) == pytest.approx(1, abs=1e-2)
+
+
 def test_one_huge_direction_hides_nothing():
     one = subject()
     rng = np.random.default_rng(3)

@@ -24,7 +24,7 @@ class CachedRest:
         self._tokens, self._places = tokens, places
         self._entry = _keep_from(network, site[0])
         self._path, self._side = _after_cut(site[0], self._entry), site[1]
-        self._cut(model, tokens)
+        self._cut(model)
 
     @classmethod
     def of(cls, model: LanguageModel, hook: str, tokens: Tensor, places: Tensor) -> Self | None:
@@ -37,25 +37,28 @@ class CachedRest:
             return None
 
     @torch.no_grad()
-    def _cut(self, model: LanguageModel, tokens: Tensor) -> None:
-        """Keys and values (sequences, heads, positions, d_head) of each block kept, and the stream at the first."""
-        from transformers import DynamicCache
+    def _cut(self, model: LanguageModel) -> None:
+        """Keys and values (sequences, heads, positions, d_head) of each block kept, and the stream at the first.
 
-        stream, keys = list[Tensor](), list[list[tuple[Tensor, Tensor]]]()
-        for start in range(0, len(tokens), _AT_ONCE):
-            part = tokens[start : start + _AT_ONCE].to(model.device)
-            cache = DynamicCache()
-            whole = unwrapped(model.bridge.original_model)
-            entry = None if self._entry is None else whole.get_submodule(self._entry[0])[self._entry[1]]
-            with _watched(entry) as seen:
-                whole(input_ids=part, use_cache=True, past_key_values=cache)
-            stream += seen
+        Sequences are read up to their last place, those of like lengths side by side.
+        """
+        whole = unwrapped(model.bridge.original_model)
+        entry = None if self._entry is None else whole.get_submodule(self._entry[0])[self._entry[1]]
+        last = torch.zeros(len(self._tokens), dtype=torch.long)
+        last = last.scatter_reduce(0, self._places[:, 0], self._places[:, 1] + 1, "amax")
+        order, longest = last.argsort(stable=True), int(last.max())
+        stream, keys = list[Tensor](), list[list[Tensor]]()
+        for some in order.split(_AT_ONCE):
+            length = max(1, int(last[some].max()))
+            found, kept = _read(whole, entry, self._tokens[some, :length].to(model.device))
             first = 0 if self._entry is None else self._entry[1]
-            keys.append([(layer.keys, layer.values) for layer in cache.layers[first:]])
-        self._stream = torch.cat(stream) if stream else None  # (sequences, positions, d)
-        self._kept = [
-            (torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer])) for layer in zip(*keys, strict=True)
-        ]
+            stream += [_padded(value, longest, axis=1) for value in found]
+            layers = [each for layer in kept.layers[first:] for each in (layer.keys, layer.values)]
+            keys.append([_padded(value, longest, axis=2) for value in layers])
+        home = order.argsort()
+        self._stream = torch.cat(stream)[home] if stream else None  # (sequences, positions, d)
+        joined = [torch.cat(layer)[home] for layer in zip(*keys, strict=True)]
+        self._kept = list(zip(joined[::2], joined[1::2], strict=True))
 
     def __call__(self, activations: Tensor, at: Tensor) -> Tensor:
         """Logits (rows, vocabulary) where row i stands in for the activation of place at[i]."""
@@ -113,6 +116,23 @@ class CachedRest:
             yield
         finally:
             handle.remove()
+
+
+def _read(whole: Any, entry: Any, tokens: Tensor) -> tuple[list[Tensor], Any]:
+    """What reaches the first block kept, where there is one, and all keys and values."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache()
+    with _watched(entry) as seen:
+        whole(input_ids=tokens, use_cache=True, past_key_values=cache)
+    return list(seen), cache
+
+
+def _padded(value: Tensor, length: int, *, axis: int) -> Tensor:
+    """With zeros after what is there."""
+    shape = [*value.shape]
+    shape[axis] = length - shape[axis]
+    return torch.cat([value, value.new_zeros(shape)], axis)
 
 
 def _keep_from(network: Any, path: str) -> tuple[str, int] | None:

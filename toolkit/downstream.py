@@ -18,6 +18,8 @@ from toolkit.language import LanguageModel
 
 AGREEMENT = 1e-3
 """How far log-probabilities computed from the hook on may lie from those of whole runs, in nats."""
+_AT_ONCE = 16
+"""Sequences run together: each position has a vocabulary of logits."""
 _TRIED = 4
 """Places at which both are compared."""
 
@@ -56,12 +58,15 @@ class LanguageDownstream:
         hook: str,
         tokens: Int[Tensor, "sequences positions"],
         places: Int[Tensor, "places 2"],
+        *,
+        activations: Float[Tensor, "places d"] | None = None,
     ) -> None:
         """Run the sequences once.
 
         Args:
             tokens: padding on the right; on any device, as places.
             places: sequence and position of each activation.
+            activations: what the hook holds there, heads flattened, where that is known; else it is read.
 
         Raises:
             UserError: what `toolkit.interventions.record` refuses, places that the sequences do not have.
@@ -74,9 +79,11 @@ class LanguageDownstream:
             f"places must be (n, 2) sequences and positions within {tuple(tokens.shape)}",
         )
         self.model, self.hook, self.tokens, self.places = model, hook, tokens, places
-        values = record(model, tokens, [hook])[hook]
-        self._shape = values.shape[2:]
-        self.activations = values[self.places[:, 0], self.places[:, 1]].flatten(1)  # (places, [heads,] d)
+        self._shape = record(model, tokens[:1, :1], [hook])[hook].shape[2:]
+        if activations is None:
+            parts = [record(model, some, [hook])[hook].flatten(2) for some in tokens.split(_AT_ONCE)]
+            activations = torch.cat(parts)[self.places[:, 0], self.places[:, 1]]  # (places, heads * d)
+        self.activations = activations
         self._rest = None if hook.endswith(mid_stream.HOOK) else CachedRest.of(model, hook, tokens, self.places)
         self.is_cached = self._rest is not None and self._agrees()
         if not self.is_cached:
