@@ -28,7 +28,9 @@ def _parse(argv: Sequence[str]) -> Namespace:
     parser = OneLineParser(prog=PROG, description="Is it a feature of the model, or of the data?")
     actions = parser.add_subparsers(title="commands", required=True, dest="command")
     commands.add_to(actions)
-    one = actions.add_parser("calibrate", help="error rates of the verdicts on worlds whose truth is known")
+    one = actions.add_parser(
+        "calibrate", allow_abbrev=False, help="error rates of the verdicts on worlds whose truth is known"
+    )
     one.set_defaults(action=_calibrate)
     one.add_argument("--world", default="all", metavar="NAME", help="a world, package.module:ClassName, or all six")
     one.add_argument("--seeds", type=int, default=300, help="networks and data sets of each world (default: 300)")

@@ -1,11 +1,12 @@
 """An audit: a finder, a model and text in, a verdict for each feature out, with every null beneath it.
 
-verdicts = audit(Labels.of("upos=VERB,upos=NOUN"), "tiny-gpt2", "ud_english_ewt", hook="blocks.2.hook_resid_post")
+verdicts = audit(Labels.of("upos=VERB", "upos=NOUN"), "tiny-gpt2", "ud_english_ewt", hook="blocks.2.hook_resid_post")
 print(verdicts)             # a table
 verdicts.frame()            # the same for pandas
 verdicts["upos=VERB"].evidence.outcomes     # observed values and nulls
 """
 
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,14 +20,15 @@ from torch import Tensor
 from controls import audit_cells
 from controls.audit_cells import MOVING, OF_AXES, Work
 from controls.audit_json import counts
-from controls.budgets import Spending, spending
+from controls.budgets import Spending, check_draws, check_level, spending
 from controls.finders import Finder
 from controls.outcomes import Outcome
 from controls.prepared import Prepared, prepare
-from controls.registry import controls
+from controls.registry import controls, find
 from controls.verdict import Verdict, judge
-from toolkit.errors import require, unknown
+from toolkit.errors import UserError, require, unknown
 from toolkit.language import LanguageModel, load_model
+from toolkit.runs import write_json
 from toolkit.sweep import sweep
 
 Measure = Callable[[Any, Mapping[str, Any], int], Mapping[str, Tensor]]
@@ -149,8 +151,16 @@ def audit(
     Raises:
         UserError: whatever does not go together, in one line.
     """
-    check_level(alpha)
     bought = spending(budget) if isinstance(budget, str) else budget
+    check_level(alpha)
+    if isinstance(budget, str):
+        check_draws(alpha, bought)
+    require(
+        bought.verdict.null_seeds > 1, "fewer than two null networks of each kind: nothing can be held against them"
+    )
+    require(0 <= seed < 2**31, f"seed must be a whole number in [0, 2**31), got {seed}")
+    for name in further or ():
+        find(name)
     model = load_model(model) if isinstance(model, str) else model
     finders = list(finder) if isinstance(finder, Sequence) else [finder]
     began = time.monotonic()
@@ -168,15 +178,6 @@ def audit(
             seconds={"reading": time.monotonic() - began},
             quiet=quiet,
         )
-
-
-def check_level(alpha: float) -> None:
-    """Refuse an error rate that is none.
-
-    Raises:
-        UserError: it does not lie between 0 and 1.
-    """
-    require(0 < alpha < 1, f"alpha must lie between 0 and 1, got {alpha}")
 
 
 def paid(bought: Spending) -> list[str]:
@@ -206,6 +207,7 @@ def conclude(
 
     def swept(cells: list[dict[str, Any]], stage: str) -> list[dict[str, Tensor]]:
         (folder / stage).mkdir(exist_ok=True)
+        _same_cells(folder / stage / "cells.json", cells)
         return sweep(
             measure,
             settings,
@@ -233,6 +235,16 @@ def conclude(
     rows = len(work.subject.activations)
     families = dict(work.subject.families)
     return Audit(tuple(verdicts), families, tuple(of_finders), notes, rows, documents, spent)
+
+
+def _same_cells(file: Path, cells: list[dict[str, Any]]) -> None:
+    """Cells are kept by number: those of another list, as another version has it, are not these."""
+    if not file.exists():
+        write_json(file, cells)
+    elif json.loads(file.read_text()) != cells:
+        raise UserError(
+            f"{file.parent} holds parts of another audit, or of another version: begin anew without --resume"
+        )
 
 
 @contextmanager

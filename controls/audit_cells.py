@@ -108,12 +108,15 @@ class Work:
         case = self.moving if cell["name"].startswith(MOVING) else self.case
         try:
             return {"outcomes": packed([outcome_json(one) for one in find(cell["name"]).run(case)])}
-        except UserError as error:
-            return {"outcomes": packed([]), "why": packed(str(error))}
+        except UNASKED as error:  # a control that fails takes nothing else with it
+            said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            return {"outcomes": packed([]), "why": packed(said)}
 
 
 MOVING = ("perturbations.", "interventions.")
 """Controls that run the rest of the network at every draw."""
+UNASKED = (UserError, ValueError, ArithmeticError, np.linalg.LinAlgError, torch.linalg.LinAlgError)
+"""What the numbers of one feature may bring a control to."""
 TRAINED_ONE = "trained"
 """In place of a kind of null network."""
 
@@ -211,9 +214,10 @@ def outcomes(cells: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, 
 
 
 def refusals(cells: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Tensor]]) -> list[str]:
-    """Controls that could not be asked, and why."""
-    return [
-        f"{cell['name']} was not asked: {unpacked(result['why']).removeprefix(cell['name']).lstrip(': ')}"
-        for cell, result in zip(cells, results, strict=True)
-        if cell["stage"] == "control" and "why" in result
-    ]
+    """Controls that could not be asked, by reason."""
+    why: dict[str, list[str]] = {}
+    for cell, result in zip(cells, results, strict=True):
+        if cell["stage"] == "control" and "why" in result:
+            said = unpacked(result["why"]).removeprefix(cell["name"]).lstrip(": ")
+            why.setdefault(said, []).append(cell["name"])
+    return [f"not asked: {', '.join(names)}: {said}" for said, names in why.items()]

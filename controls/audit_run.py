@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from controls import audit_page
-from controls.audit import Audit, check_level, conclude, paid
+from controls.audit import Audit, conclude, paid
 from controls.audit_cells import Work
 from controls.audit_json import control_json, feature_json
-from controls.budgets import measured, spending, told
+from controls.budgets import check_draws, check_level, measured, spending, told
 from controls.finders import Finder, Labels, Latents, Principal, ranges
 from controls.prepared import ACTIVATIONS, Prepared, prepare
-from toolkit.errors import UserError, require
+from toolkit.errors import require
 from toolkit.language import load_model
 from toolkit.runs import open_run, writing
 from toolkit.sae import load_sae
@@ -51,11 +51,13 @@ class Job:
 
     def __post_init__(self) -> None:
         check_level(self.alpha)
-        spending(self.budget)
+        check_draws(self.alpha, spending(self.budget))
         require(bool(self.hook), "no hook was named: give --hook, such as blocks.6.hook_resid_post")
         require(bool(self.corpus), "no text was named: give --corpus, a file, a folder or nltk:NAME")
         require(bool(self.labels or self.sae or self.pca), "nothing to judge: give --labels, --sae or --pca")
         require(not self.latents or bool(self.sae), f"--latents {self.latents} without --sae")
+        if self.latents:
+            ranges(self.latents)
         require(self.pca >= 0, f"--pca must not be negative, got {self.pca}")
         require(0 <= self.seed < 2**31, f"--seed must be a whole number in [0, 2**31), got {self.seed}")
 
@@ -87,10 +89,10 @@ def measure(settings: tuple[Job, str], cell: Cell, seed: int) -> dict[str, Tenso
 
 
 def _begun(job: Job, folder: Path) -> tuple[Work, Prepared]:
-    """The ground; a job that cannot be leaves no folder behind."""
+    """The ground; a job that comes to nothing leaves no folder behind."""
     try:
         return ground(job, str(folder))
-    except UserError:
+    except BaseException:
         if not (folder / "nulls").exists():
             shutil.rmtree(folder)
         raise
@@ -122,7 +124,7 @@ def run(job: Job, *, out: str, workers: int, cluster: str = "", resume: bool = F
         if not quiet:
             rates = measured(work.case.model, job.hook, work.case.reading)
             sizes = {"features": len(work.subject.names), "available": len(work.subject.activations)}
-            print(told(rates, job.budget, workers=workers, **sizes), flush=True)
+            print(told(rates, job.budget, workers=workers, alpha=job.alpha, **sizes), flush=True)
         found = conclude(
             work,
             prepared,
@@ -136,11 +138,12 @@ def run(job: Job, *, out: str, workers: int, cluster: str = "", resume: bool = F
             cluster=cluster,
             quiet=quiet,
         )
-        for stage in ("nulls", "causes"):
-            shutil.rmtree(opened.folder / stage)
-        (opened.folder / ACTIVATIONS).unlink(missing_ok=True)
         folder = opened.finish(metrics(job, work, found), tensors(found), [])
-    return Audited(found, folder, audit_page.write(folder))
+        page = audit_page.write(folder)
+        for stage in ("nulls", "causes"):
+            shutil.rmtree(folder / stage)
+        (folder / ACTIVATIONS).unlink(missing_ok=True)
+    return Audited(found, folder, page)
 
 
 def metrics(job: Job, work: Work, found: Audit) -> dict[str, Any]:
@@ -169,6 +172,9 @@ def metrics(job: Job, work: Work, found: Audit) -> dict[str, Any]:
 def tensors(found: Audit) -> dict[str, Tensor]:
     """Every null distribution in full, by feature and control."""
     kept = {}
+    for at, outcome in enumerate(found.finder_controls):
+        values = torch.tensor([outcome.observed, *outcome.null.tolist()]).double()
+        kept[f"{outcome.feature}.{at:03d}.{outcome.control}"] = values
     for f, one in enumerate(found):
         for at, outcome in enumerate(one.evidence.outcomes):
             values = torch.from_numpy(outcome.null).double()

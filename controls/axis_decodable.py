@@ -22,7 +22,7 @@ from controls.decoding import (
     sums_by_unit,
 )
 from controls.directions import without
-from controls.outcomes import Outcome
+from controls.outcomes import ROUNDING, Outcome
 from controls.subject import Subject, as_float, halves, units
 from toolkit.label_permutations import permuted_rows
 
@@ -79,7 +79,7 @@ def _columns(data: Folded, Y: np.ndarray, source: Int[np.ndarray, "rows n"]) -> 
 
 def ranks(observed: Float[Tensor, " features"], null: Float[Tensor, "draws features"]) -> Float[Tensor, " features"]:
     """(1 + number of nulls at least as high) / (1 + number of nulls)."""
-    return (1 + (null >= observed - 1e-9).sum(0)) / (1 + len(null))
+    return (1 + (null >= observed - ROUNDING).sum(0)) / (1 + len(null))
 
 
 def beyond_token(

@@ -3,16 +3,18 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
+import numpy as np
 import torch
 
 from controls.axis_causal import Effort
-from controls.judging import Budget
+from controls.judging import Budget, enough
 from controls.model_weights import drawn_anew
 from controls.reading import Reading
 from controls.worlds import NULL_KINDS
 from toolkit.downstream import LanguageDownstream
-from toolkit.errors import unknown
+from toolkit.errors import require, unknown
 from toolkit.forward import forward_to
 from toolkit.language import LanguageModel
 
@@ -69,14 +71,14 @@ class Rates:
     width: int
     """Numbers in a row."""
 
-    def seconds(self, bought: Spending, *, features: int, available: int, workers: int) -> float:
-        """About how long an audit takes, further controls apart from the dear ones left out."""
+    def seconds(self, bought: Spending, *, features: int, available: int, workers: int, alpha: float) -> float:
+        """About how long an audit takes; of the further controls the dearest are counted."""
         rows, v = min(bought.rows, available), bought.verdict
         null = min(bought.null_rows, rows)
         read = rows / self.tokens
         scored = null / self.tokens + null * self.width**2 * 6 / FLOPS
         networks = v.null_seeds * (self.draw + len(NULL_KINDS) * scored)
-        labels = features * rows * self.width * 2 * (max(v.permutations, 80 * features) + v.token_permutations) / FLOPS
+        labels = features * rows * self.width * 2 * (enough(v, features, alpha / 2) + v.token_permutations) / FLOPS
         e = v.effort
         moved = features * (2 * e.drawn_rows * 4 * e.draws + 16 * e.rows + 2 * e.matched_rows * e.matched)
         dear = bought.dear * 9 * (self.draw / 2 + null / self.tokens)
@@ -104,7 +106,8 @@ def measured(model: LanguageModel, hook: str, reading: Reading) -> Rates:
         for kind in NULL_KINDS:
             drawn_anew(model, kind, seed=0, until=hook)
         draw = time.perf_counter() - began
-        rest = LanguageDownstream(model, hook, reading.tokens[:8], torch.tensor([[0, 1]]))
+        first = reading.part(np.zeros(1, int))
+        rest = LanguageDownstream(model, hook, first.tokens, first.rows)
         rows = 32 if rest.is_cached else 2
         began = time.perf_counter()
         rest(rest.activations.repeat(rows, 1), torch.zeros(rows, dtype=torch.long))
@@ -113,11 +116,37 @@ def measured(model: LanguageModel, hook: str, reading: Reading) -> Rates:
         torch.set_num_threads(threads)
 
 
-def told(rates: Rates, chosen: str, *, features: int, available: int, workers: int) -> str:
+def check_level(alpha: float) -> None:
+    """Refuse an error rate that is none.
+
+    Raises:
+        UserError: it does not lie between 0 and 1.
+    """
+    require(0 < alpha < 1, f"alpha must lie between 0 and 1, got {alpha}")
+
+
+def check_draws(alpha: float, bought: Spending) -> None:
+    """Refuse an error rate that a rank among so few null draws could not reach.
+
+    Raises:
+        UserError: how many draws it takes.
+    """
+    v, least = bought.verdict, ceil(2 / alpha - 1e-9) - 1
+    draws = {
+        "null networks of each kind": v.null_seeds,
+        "permutations within types": v.token_permutations,
+        "matched directions": v.effort.matched,
+    }
+    for name, count in draws.items():
+        has = f"alpha {alpha:g} needs {least:,} {name} and the budget has {count:,}"
+        require(count >= least, f"{has}: take a larger budget or a larger alpha")
+
+
+def told(rates: Rates, chosen: str, *, features: int, available: int, workers: int, alpha: float) -> str:
     """One line: what each budget takes."""
+    sizes = {"features": features, "available": available, "workers": workers}
     parts: Sequence[str] = [
-        f"{name} {duration(rates.seconds(one, features=features, available=available, workers=workers))}"
-        for name, one in BUDGETS.items()
+        f"{name} {duration(rates.seconds(one, alpha=alpha, **sizes))}" for name, one in BUDGETS.items()
     ]
     return f"{features} features, {workers} worker{'s' * (workers > 1)}, about: {', '.join(parts)}; this is {chosen}"
 

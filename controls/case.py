@@ -12,7 +12,7 @@ from torch import Tensor
 from controls.decoding import FOLDS, Folded, deal, folded
 from controls.finders import Finder
 from controls.reading import Reading
-from controls.subject import Subject, halves
+from controls.subject import FEWEST_DOCUMENTS, Subject, halves
 from toolkit.errors import UserError
 from toolkit.forward import forward_to
 from toolkit.language import LanguageModel
@@ -42,16 +42,20 @@ class Case:
     dear: int = 9
     """Of what is not: networks drawn anew, dictionaries trained."""
     rows: int = 4000
-    """Rows at most, whole documents, on which other networks and other text are read."""
+    """Rows on which other networks and other text are read."""
 
     @cached_property
     def some(self) -> Int[np.ndarray, " some"]:
-        """Rows of whole documents, in a random order of these, `rows` of them at most (one document at least)."""
+        """Rows of documents in a random order, `rows` of them: of each the first ones, so that many have a part."""
         groups = self.subject.groups
-        order = np.random.default_rng([self.seed, 107]).permutation(int(groups.max()) + 1)
-        ends = np.bincount(groups)[order].cumsum()
-        kept = order[: max(1, int(np.searchsorted(ends, self.rows, side="right")))]
-        return np.flatnonzero(np.isin(groups, kept))
+        each = max(1, self.rows // FEWEST_DOCUMENTS)
+        sizes = np.bincount(groups)
+        home = np.argsort(groups, kind="stable")
+        starts = sizes.cumsum() - sizes
+        order = np.random.default_rng([self.seed, 107]).permutation(len(sizes))
+        ends = np.minimum(sizes[order], each).cumsum()
+        kept = order[: int(np.searchsorted(ends, self.rows)) + 1]
+        return np.sort(np.concatenate([home[starts[g] : starts[g] + min(sizes[g], each)] for g in kept]))
 
     @cached_property
     def data(self) -> Folded:

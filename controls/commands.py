@@ -12,13 +12,15 @@ CORPUS_OF_UD = "UD_TREEBANK"
 
 def add_to(actions: Any) -> None:
     """The three commands."""
-    audit = actions.add_parser("audit", help="a verdict for each feature of a probe, an SAE or principal directions")
+    audit = actions.add_parser(
+        "audit", allow_abbrev=False, help="a verdict for each feature of a probe, an SAE or principal directions"
+    )
     audit.set_defaults(action=_audit)
     _add_subject(audit)
     audit.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: every core)")
     audit.add_argument("--cluster", default="", metavar="ADDRESS", help="a Dask scheduler, in place of processes")
     audit.add_argument("--resume", action="store_true", help="go on with the newest unfinished audit")
-    one = actions.add_parser("run", help="one control by itself")
+    one = actions.add_parser("run", allow_abbrev=False, help="one control by itself")
     one.set_defaults(action=_run)
     one.add_argument("name", metavar="NAME", help="such as weights.spectrum; python -m controls list has all")
     one.add_argument("--draws", type=int, default=0, help="null draws (default: what the budget buys)")
@@ -48,11 +50,11 @@ def _job(chosen: Namespace) -> Any:
     from controls.finders import Labels
 
     labels = Labels.of(*chosen.labels).names if chosen.labels else ()
-    names = tuple(label.removeprefix("ud:").rpartition(":")[2] for label in labels)
+    corpus, names = corpus_of(labels, chosen.corpus), tuple("=".join(split(label)[1:]) for label in labels)
     return Job(
         model=chosen.model,
         hook=chosen.hook,
-        corpus=chosen.corpus or corpus_of(labels),
+        corpus=corpus,
         labels=names,
         sae=chosen.sae,
         latents=chosen.latents,
@@ -63,23 +65,33 @@ def _job(chosen: Namespace) -> Any:
     )
 
 
-def corpus_of(labels: tuple[str, ...]) -> str:
-    """Where labels with a scheme come from: "nltk:NAME:LAYER=VALUE" says it, "ud:" means the treebank of UD_TREEBANK.
+def split(label: str) -> tuple[str, str, str]:
+    """Scheme ("ud", "nltk:NAME" or none), layer and value of a label; without "=" all of it is the layer."""
+    head, _, value = label.partition("=")
+    scheme, _, layer = head.rpartition(":")
+    return (scheme, layer, value) if "=" in label else ("", label, "")
+
+
+def corpus_of(labels: tuple[str, ...], given: str) -> str:
+    """Text by --corpus or by the labels: "nltk:NAME:LAYER=VALUE" says it, "ud:" means the treebank of UD_TREEBANK.
 
     Raises:
-        UserError: nothing is known of them, or of two corpora.
+        UserError: nothing is known of it, or there are two corpora.
     """
-    found = {label.rpartition(":")[0] for label in labels if ":" in label.partition("=")[0]}
-    require(len(found) < 2, f"labels are of several corpora, {', '.join(sorted(found))}: audit them apart")
-    (scheme,) = found or {""}
-    if scheme == "ud":
-        if os.environ.get(CORPUS_OF_UD):
-            return os.environ[CORPUS_OF_UD]
+    schemes = {split(label)[0] for label in labels} - {""}
+    require(len(schemes) < 2, f"labels are of several corpora, {', '.join(sorted(schemes))}: audit them apart")
+    (scheme,) = schemes or {""}
+    if scheme in ("", "ud") and given:
+        return given
+    require(not given or given == scheme, f"--corpus {given} and labels of {scheme}: leave one of them out")
+    if scheme != "ud":
+        return scheme
+    if not os.environ.get(CORPUS_OF_UD):
         raise UserError(
             "labels ud:... come from a Universal Dependencies treebank: give --corpus FOLDER of .conllu files, or set "
             + CORPUS_OF_UD
         )
-    return scheme
+    return os.environ[CORPUS_OF_UD]
 
 
 def _audit(chosen: Namespace) -> int:

@@ -1,6 +1,6 @@
 """What names features: labels of words or texts, latents of an SAE, principal directions, or any 0 or 1 of a row.
 
-audit(Labels("upos=VERB"), model, data, hook=...)      audit(Latents(load_sae(FOLDER), range(20)), model, data)
+audit(Labels.of("upos=VERB"), model, data, hook=...)      audit(Latents(load_sae(FOLDER), range(20)), model, data)
 """
 
 from collections.abc import Callable, Sequence
@@ -23,6 +23,8 @@ REFIT_STEPS = 200
 RARE = 0.01
 """Share of the rows on which a latent has to be on to be chosen where nobody names latents: rarer ones have too few
 rows to be judged by."""
+MOST_LATENTS = 10**7
+"""More than any SAE has."""
 AT_ONCE = 4096
 """Rows encoded together."""
 
@@ -223,7 +225,9 @@ class Principal:
         """Of other rows."""
         X = (rows - rows.mean(0)).double()
         vectors = torch.linalg.eigh(X.mT @ X / len(X)).eigenvectors
-        return vectors.flip(1)[:, : self.count].mT.float()  # (d, d) by falling variance -> (count, d)
+        found = vectors.flip(1)[:, : self.count].mT  # (d, d) by falling variance -> (count, d)
+        largest = found.gather(1, found.abs().argmax(1, keepdim=True))
+        return (found * largest.sign()).float()  # a direction and its opposite are one: the largest entry is positive
 
 
 @dataclass(frozen=True)
@@ -279,10 +283,12 @@ def ranges(text: str) -> tuple[int, ...]:
     for part in text.split(","):
         first, colon, last = part.strip().partition(":")
         require(
-            first.isdigit() and (last.isdigit() if colon else True) and (not colon or int(last) > int(first)),
+            first.isdecimal() and (last.isdecimal() if colon else True) and (not colon or int(last) > int(first)),
             f"--latents {text!r}: expected numbers and ranges, such as 0:200 or 3,8,12",
         )
-        found += range(int(first), int(last)) if colon else [int(first)]
+        some = range(int(first), int(last)) if colon else range(int(first), int(first) + 1)
+        require(some.stop <= MOST_LATENTS, f"--latents {text!r}: no SAE has {some.stop:,} latents")
+        found += some
     return tuple(dict.fromkeys(found))
 
 
@@ -292,6 +298,7 @@ def named(finders: Sequence[Finder]) -> dict[str, Finder]:
     Raises:
         UserError: two of one family.
     """
+    require(bool(finders), "no finder was given: nothing to judge")
     families = [finder.family for finder in finders]
     require(len(set(families)) == len(families), f"two finders are called {families}: give one of each kind")
     return dict(zip(families, finders, strict=True))

@@ -13,7 +13,7 @@ from controls.audit_json import control_json
 from controls.audit_run import Job, ground
 from controls.outcomes import Outcome
 from controls.registry import find
-from toolkit.errors import UserError, require
+from toolkit.errors import require
 from toolkit.runs import open_run, writing
 
 
@@ -48,7 +48,7 @@ def run(job: Job, name: str, *, draws: int = 0, out: str = "runs") -> Ran:
             case = ground(job, "")[1].case
             given = replace(case, draws=draws, dear=draws) if draws else case
             found = control.run(given)
-        except UserError:
+        except BaseException:
             shutil.rmtree(opened.folder)
             raise
         level = job.alpha / 2

@@ -7,6 +7,9 @@ from jaxtyping import Float
 
 from toolkit.errors import require
 
+ROUNDING = 1e-6
+"""What is computed alone and what is computed beside many others differ by so much in single precision."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -26,6 +29,8 @@ class Outcome:
     """Whether a feature that is real has the larger value; False for lengths and errors."""
     note: str = ""
     """What a reader has to know of this number, if anything."""
+    is_test: bool = True
+    """Whether the null draws are exchangeable with what was observed; False for a row of depths or sizes."""
 
     def __post_init__(self) -> None:
         require(self.null.ndim == 1 and len(self.null) > 0, f"{self.control} on {self.feature!r} has no null draws")
@@ -34,13 +39,13 @@ class Outcome:
 
     @property
     def p(self) -> float:
-        """(1 + nulls at least as good) / (1 + nulls); rounding apart."""
+        """(1 + nulls at least as good) / (1 + nulls); what differs by less than ROUNDING is as good."""
         sign = 1.0 if self.larger else -1.0
-        slack = 1e-9 * max(1.0, abs(self.observed))
+        slack = ROUNDING * max(1.0, abs(self.observed))
         return float((1 + (sign * self.null >= sign * self.observed - slack).sum()) / (1 + len(self.null)))
 
     def survived(self, level: float) -> bool | None:
-        """Whether p is at most the level; None where so few draws could not have shown it."""
-        if 1 / (1 + len(self.null)) > level:
+        """Whether p is at most the level; None where so few draws could not have shown it, or where it is no test."""
+        if not self.is_test or 1 / (1 + len(self.null)) > level:
             return None
         return self.p <= level

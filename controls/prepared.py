@@ -3,6 +3,7 @@
 prepare(load_model(), "blocks.2.hook_resid_post", [Labels.of("upos=VERB")], FOLDER, BUDGETS["quick"], seed=0).case
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from controls.budgets import Spending
 from controls.case import Case, activations_at
-from controls.finders import Finder, Labels, named
+from controls.finders import Finder, Labels, Latents, named
 from controls.model_weights import drawn_anew
 from controls.reading import Reading, read
 from controls.subject import FEWEST_DOCUMENTS, Subject, halves, units
@@ -23,7 +24,10 @@ from controls.worlds import NULL_KINDS
 from toolkit.downstream import LanguageDownstream
 from toolkit.errors import UserError, require
 from toolkit.language import LanguageModel
+from toolkit.sweep import one_thread
 
+MANY_DOCUMENTS = 3 * FEWEST_DOCUMENTS
+"""At least so many are read where there are as many: of longer ones, their beginnings."""
 SELECTION = 0.1
 """Of the documents, those on which finders choose and learn; they are not judged."""
 ACTIVATIONS = "activations.safetensors"
@@ -63,25 +67,37 @@ def prepare(
     by_family = named(finders)
     labels = [name for finder in finders if isinstance(finder, Labels) for name in finder.names]
     learning = any(not isinstance(finder, Labels) for finder in finders)
-    reading = read(model, source, labels, rows=int(bought.rows * (1 + SELECTION * learning)), seed=seed)
+    wanted = int(bought.rows * (1 + SELECTION * learning))
+    reading = read(model, source, labels, rows=wanted, per_document=max(1, wanted // MANY_DOCUMENTS), seed=seed)
+    notes = _of_another_hook(finders, hook)
     X = _activations(model, hook, reading, kept)
     chosen, judged = _split(reading.groups, SELECTION if learning else 0.0, seed=seed)
-    fitted = {family: finder.fit(X[chosen], seed=seed) for family, finder in by_family.items()}
-    reading, X = reading.part(judged), X[torch.from_numpy(judged)]
-    found, families, notes = _labels(fitted, reading, X)
-    subject = _subject(model, hook, reading, X, found, families, bought, seed=seed)
+    with one_thread():  # as workers have it: a label at its threshold is the same in each
+        fitted = {family: finder.fit(X[chosen], seed=seed) for family, finder in by_family.items()}
+        reading, X = reading.part(judged), X[torch.from_numpy(judged)]
+        found, families, left = _labels(fitted, reading, X)
+        subject = _subject(model, hook, reading, X, found, families, bought, seed=seed)
+    notes += left
     case = Case(model, hook, reading, subject, fitted, seed, bought.draws, max(1, bought.dear), bought.null_rows)
     return Prepared(case, tuple(notes))
+
+
+def _of_another_hook(finders: Sequence[Finder], hook: str) -> list[str]:
+    """What SAEs say that they were trained on, where it is not this hook."""
+    said = [(finder.family, finder.sae.metadata.get("hook_name")) for finder in finders if isinstance(finder, Latents)]
+    return [f"{family} was trained on {its}, not on {hook}" for family, its in said if its not in (None, hook)]
 
 
 def _activations(model: LanguageModel, hook: str, reading: Reading, kept: Path | None) -> Float[Tensor, "rows d"]:
     file = None if kept is None else kept / ACTIVATIONS
     if file is not None and file.exists():
-        return load_file(file)["rows"]
+        kept_rows = load_file(file)["rows"]
+        require(len(kept_rows) == len(reading.rows), f"{file} is of another text: delete its folder and begin anew")
+        return kept_rows
     X = activations_at(model, hook, reading.tokens, reading.rows)
     require(bool(torch.isfinite(X).all()), f"{hook} of {model.name} holds numbers that are not finite on this text")
-    if file is not None:
-        temporary = file.with_suffix(".tmp")
+    if file is not None and file.parent.is_dir():  # a worker on another machine may not have the folder
+        temporary = file.with_suffix(f".{os.getpid()}.tmp")
         save_file({"rows": X}, temporary)
         temporary.replace(file)
     return X
@@ -93,7 +109,7 @@ def _split(groups: Int[np.ndarray, " rows"], share: float, *, seed: int) -> tupl
     needed = FEWEST_DOCUMENTS + int(np.ceil(share * FEWEST_DOCUMENTS / (1 - share)))
     require(
         documents >= needed,
-        f"the text has {documents} documents, and intervals by document need {needed}: give a larger corpus",
+        f"the text has {documents} documents with rows, and intervals by document need {needed}: give more documents",
     )
     aside = np.random.default_rng([seed, 109]).permutation(documents)[: int(np.ceil(share * documents))]
     held = np.isin(groups, aside)
@@ -115,6 +131,8 @@ def _labels(
             )
         if constant:
             notes.append(f"{len(constant)} of {len(given)} of {family} are always or never on here and left out")
+        twice = sorted(set(found) & set(given))
+        require(not twice, f"two finders name a feature {twice[0] if twice else ''!r}: give them names of their own")
         found |= {name: y for name, y in given.items() if name not in constant}
         families |= {name: family for name in given if name not in constant}
     require(bool(found), "no feature is left: every one is always or never on in this text")

@@ -17,10 +17,10 @@ def settle(verdict: Verdict, *, rows: int) -> str:
     one = verdict.evidence
     asked = {"D": one.token, "W": one.training, "C": one.causal}
     level = verdict.alpha / 2
-    if one.p_found > level:
-        return found(one, level, rows)
+    if verdict.why.startswith("D: not found"):
+        return found(one, verdict.threshold, rows)
     lines = [f"{name}: {needed(axis, level, rows)}" for name, axis in asked.items() if axis and is_open(axis, level)]
-    return "; ".join(lines) or "a smaller family of features, or more rows: every axis stands by itself"
+    return "; ".join(lines) or "fewer features, or more rows: every axis stands at its own level, not all at once"
 
 
 def is_open(axis: Axis, level: float) -> bool:

@@ -33,4 +33,5 @@ def _sentence(rng):
 
     (det, kind), (adjective, other) = OTHERS[rng.integers(2)], OTHERS[2 + rng.integers(2)]
     verb = (str(rng.choice(VERBS)), "VERB", "_")
-    return [(det, kind, "_"), (adjective, other, "_"), noun(), verb, (det, kind, "_"), noun(), (".", "PUNCT", "_")]
+    said = [(adjective, other, "_")] * int(rng.integers(3))  # else every document would have the same labels in order
+    return [(det, kind, "_"), *said, noun(), verb, (det, kind, "_"), noun(), (".", "PUNCT", "_")]

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 from small_trees import write_trees
 
-from controls import audit_run, budgets
+from controls import audit_run, budgets, commands
 from controls.__main__ import main
 from controls.audit import audit, paid
 from controls.audit_json import axis_from, axis_json, feature_json, outcome_from, outcome_json
@@ -58,7 +58,7 @@ def test_an_audit_is_a_table_a_frame_and_every_null(found):
     names = [outcome.control for outcome in found["upos=VERB"].evidence.outcomes]
     assert {"labels.documents", "weights.init", "weights.spectrum", "interventions.steer", "labels.shift"} <= set(names)
     assert all(np.isfinite(o.null).all() for one in found for o in one.evidence.outcomes)
-    assert found.notes[-1].startswith("finders.untrained")  # why it was not asked
+    assert found.notes[-1].startswith("not asked: finders.untrained")
     assert sum(found.counts.values()) == 2
     with pytest.raises(UserError, match="did you mean 'upos=VERB'"):
         found["upos=VERBS"]
@@ -80,6 +80,7 @@ def test_two_null_networks_cannot_settle_what_they_are_asked_and_say_so():
 def small_budget(monkeypatch):
     monkeypatch.setitem(budgets.BUDGETS, "quick", SMALL)
     monkeypatch.setattr(audit_run, "paid", lambda bought: ["labels.iid"])
+    monkeypatch.setattr(audit_run, "check_draws", lambda alpha, bought: None)  # two null networks can rank nothing
     audit_run.ground.cache_clear()
 
 
@@ -114,8 +115,6 @@ def test_a_killed_audit_goes_on_to_the_same_numbers(source, tmp_path, monkeypatc
     assert whole.page.name == "report.html"
     assert {path.name for path in whole.folder.iterdir()} >= {"result.json", "tensors.safetensors", "report.html"}
     assert not list(whole.folder.glob("activations*"))
-    with pytest.raises(UserError, match=r"cannot resume|no unfinished"):
-        audit_run.run(job(source, seed=4), out=str(tmp_path / "b"), workers=1, quiet=True, resume=True)
 
 
 @pytest.mark.usefixtures("small_budget")
@@ -157,6 +156,31 @@ def test_bad_input_is_one_line_and_leaves_nothing(source, tmp_path, capsys, monk
     capsys.readouterr()
     left = [p for p in tmp_path.rglob("*") if p.is_file()]
     assert left == []
+
+
+def test_an_error_rate_that_no_rank_can_reach_says_how_many_draws_it_takes(source):
+    with pytest.raises(UserError, match=r"alpha 0.01 needs 199 null networks of each kind and the budget has 39"):
+        job(source, alpha=0.01, budget="quick")
+    none = dataclasses.replace(SMALL, verdict=dataclasses.replace(SMALL.verdict, null_seeds=0))
+    with pytest.raises(UserError, match="fewer than two null networks"):
+        audit(Labels.of("upos=VERB"), "tiny-gpt2", source, hook=HOOK, budget=none)
+
+
+@pytest.mark.parametrize(
+    ("labels", "given", "corpus"),
+    [(("relation=nsubj:pass",), "F", "F"), (("ud:relation=nsubj:pass",), "F", "F"),
+     (("nltk:sentence_polarity:category=pos",), "", "nltk:sentence_polarity"), ((), "F", "F"), (("a=b",), "", "")],
+)  # fmt: skip
+def test_labels_say_which_corpus_they_are_of(labels, given, corpus):
+    assert commands.corpus_of(labels, given) == corpus
+
+
+def test_labels_of_one_corpus_and_another_are_refused():
+    with pytest.raises(UserError, match="leave one of them out"):
+        commands.corpus_of(("nltk:brown:tag=NN",), "nltk:treebank")
+    with pytest.raises(UserError, match="several corpora"):
+        commands.corpus_of(("nltk:brown:tag=NN", "ud:upos=VERB"), "")
+    assert commands.split("ud:relation=nsubj:pass") == ("ud", "relation", "nsubj:pass")
 
 
 @pytest.mark.usefixtures("small_budget")

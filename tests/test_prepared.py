@@ -10,7 +10,7 @@ from controls.budgets import BUDGETS, Spending, duration, spending
 from controls.case import activations_at
 from controls.finders import Labels, Latents, Principal, ReadOuts, ranges
 from controls.judging import Budget
-from controls.prepared import by_probability, chosen_places, prepare
+from controls.prepared import MANY_DOCUMENTS, by_probability, chosen_places, prepare
 from controls.reading import read
 from toolkit.errors import UserError
 from toolkit.interventions import record, run
@@ -72,7 +72,7 @@ def test_nulls_are_other_networks_on_the_same_tokens(case):
 
 def test_what_chooses_features_is_not_judged(model, source):
     """Principal directions come from documents that are left out, and their labels from medians of those."""
-    whole = read(model, source, ["upos=VERB"], rows=990, seed=1)
+    whole = read(model, source, ["upos=VERB"], rows=990, per_document=990 // MANY_DOCUMENTS, seed=1)
     case = prepare(model, HOOK, [Labels.of("upos=VERB"), Principal(2)], source, SMALL, seed=1).case
     judged = {tuple(case.reading.tokens[s].tolist()) for s in case.reading.rows[:, 0]}
     left = len({int(g) for g in whole.groups}) - (int(case.subject.groups.max()) + 1)
@@ -171,3 +171,16 @@ def test_budgets_grow_and_unknown_ones_are_refused():
     with pytest.raises(UserError, match="did you mean 'standard'"):
         spending("standart")
     assert [duration(s) for s in (3, 600, 9000)] == ["3 s", "10 min", "2.5 h"]
+
+
+def test_long_documents_are_read_in_part_so_that_there_are_many(model, tmp_path):
+    """Thirty documents of 400 words: a budget of 1,200 rows has a part of each, not three of them."""
+    rng = np.random.default_rng(0)
+    words = ["the", "dog", "sees", "a", "house", "and", "takes", "it"]
+    for number in range(30):
+        (tmp_path / f"{number}.txt").write_text(" ".join(rng.choice(words, 400)))
+    long = Spending(1200, 600, 60, Budget(99, 39, 2, Effort(4, 8, 4, 39, 2)), 19, 0, 0)
+    case = prepare(model, HOOK, [Principal(1)], str(tmp_path), long, seed=0).case
+    assert int(case.subject.groups.max()) + 1 == 27  # three were what the direction was fitted on
+    assert len(np.unique(case.subject.groups[case.some])) >= 20
+    assert len(case.some) <= case.rows + 30

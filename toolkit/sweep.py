@@ -65,12 +65,12 @@ def _kept(file: Path) -> dict[str, Tensor]:
 
 
 def _one(measure: Measure, settings: Any, cell: Cell, seed: int, i: int) -> tuple[int, dict[str, Tensor]]:
-    with _one_thread():
+    with one_thread():
         return i, {name: value.detach().contiguous().clone() for name, value in measure(settings, cell, seed).items()}
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Sums over several threads round differently; one thread gives the same numbers everywhere."""
     import numba
 
