@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from controls.case import Case
-from controls.decoding import SHRINKAGE, drawn_r, read_outs, resampled, sums_by_unit
+from controls.decoding import ROUNDING, SHRINKAGE, drawn_r, read_outs, real, resampled, sums_by_unit
 from controls.finders import Finder, Latents, Principal
 from controls.outcomes import Outcome
 from controls.refits import generators, half_of, rows_of
@@ -18,6 +18,9 @@ from toolkit.errors import require
 
 MOST = 4096
 """Directions tried at most, however many latents an SAE has."""
+FEWEST = 10
+"""Documents in the half that is scored, drawn with replacement: of fewer, two directions that go equally well with the
+label differ too often (at three one time in eight by p <= .05, at ten one in twenty-five)."""
 OWN = "correlation with the label in the other half of the documents"
 
 
@@ -37,11 +40,11 @@ class Half:
     """Of the rows."""
 
     def r(self, directions: Float[Tensor, "n d"]) -> Float[Tensor, "n features"]:
-        """Correlations of labels with the rows along directions; 0 where these do not vary."""
+        """Correlations of labels with the rows along directions; 0 where these vary no more than by rounding."""
         variance = ((directions @ self.covariance) * directions).sum(1)
-        return torch.where(
-            variance[:, None] > 0, directions @ self.cross / variance.clamp(min=1e-30).sqrt()[:, None], 0
-        )
+        rounding = ROUNDING * self.covariance.trace() * directions.square().sum(1)
+        found = directions @ self.cross / variance.clamp(min=1e-30).sqrt()[:, None]
+        return torch.where((variance > rounding)[:, None], found, 0)
 
 
 def half(X: Float[Tensor, "rows d"], Y: Float[Tensor, "rows features"], groups: Int[np.ndarray, " rows"]) -> Half:
@@ -107,12 +110,18 @@ def against_principal(case: Case, name: str, number: int) -> list[Outcome]:
     show, so that p is the share of these in which the principal direction does as well.
 
     Raises:
-        UserError: all features are principal directions.
+        UserError: all features are principal directions, or documents are too few to draw from.
     """
     outcomes = []
     for one in contests(case):
         if isinstance(one.finder, Principal):
             continue
+        documents = len(np.unique(one.score.groups))
+        require(
+            documents >= FEWEST,
+            f"{name}: {documents} documents in the half that is scored are too few to draw from, and {FEWEST} are "
+            "needed: give text of more documents",
+        )
         vectors = torch.linalg.eigh(one.learn.covariance).eigenvectors
         chosen = best(vectors.flip(1)[:, : one.count].mT, one.learn)  # (d, d), variances rising -> (count, d)
         drawn_of = units(one.score.groups, seed=case.seed)
@@ -155,7 +164,8 @@ def _halves(case: Case, names: list[str]) -> tuple[Half, Half]:
 def _own(case: Case, finder: Finder, learn: Half, names: list[str]) -> Float[Tensor, "features d"]:
     directions = finder.directions()
     if directions is None:
-        ridge = SHRINKAGE * float(torch.linalg.eigvalsh(learn.covariance).median())
-        return read_outs(learn.covariance, learn.cross, max(ridge, 1e-12)).mT
+        values = torch.linalg.eigvalsh(learn.covariance)
+        ridge = SHRINKAGE * values[real(values)].median() if values[-1] > 0 else torch.ones(())
+        return read_outs(learn.covariance, learn.cross, ridge.double().expand(len(values))).mT
     order = list(finder.labels(case.reading, case.subject.activations[:1]))
     return directions[[order.index(name) for name in names]].double()

@@ -33,6 +33,7 @@ EXPLAINED = "share of variance explained in the other half of the documents"
     "finders.untrained",
     null="training explains no more variance than the SAE had at its start",
     mind="of SAEs; the same L0, as many latents as are live after training; a scalar brings each to the rows' scale",
+    dear=True,
 )
 def untrained(case: Case) -> list[Outcome]:
     """SAEs of the same recipe before the first step, through their own encoders."""
@@ -48,6 +49,7 @@ def untrained(case: Case) -> list[Outcome]:
     "finders.frozen-encoder",
     null="an encoder that learned nothing serves the decoder as well",
     mind="of SAEs; the same L0, as many latents as are live after training; decoders by least squares for both",
+    dear=True,
 )
 def frozen_encoder(case: Case) -> list[Outcome]:
     """Encoders as they start, under decoders fitted to their latents."""
@@ -64,6 +66,7 @@ def frozen_encoder(case: Case) -> list[Outcome]:
     null="a dictionary of random directions explains as much",
     mind="codes of both by matching pursuit, with the same L0; as many directions as the trained one has live; on "
     "Gaussian rows a trained dictionary is a little better too",
+    dear=True,
 )
 def random_decoder(case: Case) -> list[Outcome]:
     """Directions drawn uniformly."""
@@ -77,6 +80,7 @@ def random_decoder(case: Case) -> list[Outcome]:
     null="a dictionary of directions drawn from the rows' covariance explains as much",
     mind="codes of both by matching pursuit, with the same L0; as many directions as the trained one has live; on "
     "Gaussian rows a trained dictionary is a little better too",
+    dear=True,
 )
 def random_decoder_covariance(case: Case) -> list[Outcome]:
     """Directions of draws from N(0, covariance)."""
@@ -89,19 +93,20 @@ def random_decoder_covariance(case: Case) -> list[Outcome]:
     "finders.stability",
     null="seeds agree by chance: the overlap of random directions, about sqrt(2 ln n / d)",
     mind="uniform directions: where few directions hold the variance any two finders overlap more, see inputs.gaussian",
+    dear=True,
 )
 def stability(case: Case) -> list[Outcome]:
     """Features found again from other seeds, against as many random directions."""
     rows, outcomes = rows_of(case), []
     for one in sought(case):
-        seeds = [seed for _, seed in generators(case, 215, REFITS)]
-        found = [one.refit(rows, seed=seed) for seed in seeds]
+        found = _different([one.refit(rows, seed=seed) for _, seed in generators(case, 215, REFITS)])
         observed = np.mean([overlaps(one.directions, directions) for directions in found], 0)
         null = np.array([
             np.mean([overlaps(one.directions, _uniform(directions, rng)) for directions in found], 0)
             for rng, _ in generators(case, 216, case.draws)
         ])  # fmt: skip
-        note = f"mean over {REFITS} seeds; chance {null.mean():.3f} for {len(found[0])} directions"
+        how = f"mean over {len(found)} seeds" if len(found) > 1 else "no seed changes what is found"
+        note = f"{how}; chance {null.mean():.3f} for {len(found[0])} directions"
         outcomes += [
             Outcome("finders.stability", name, AGAIN, float(observed[place]), null[:, place], note=note)
             for place, name in enumerate(one.names)
@@ -225,6 +230,15 @@ def _decoded(codes: Float[Tensor, "learn width"], scored: Float[Tensor, "score w
     scale = float(values.mean().clamp(min=1e-30))
     fits = [held @ (cross / (values.clamp(min=0) + penalty * scale)[:, None]) for penalty in PENALTIES]
     return max(1 - fvu(given.score.double(), fit) for fit in fits)
+
+
+def _different(found: list[Float[Tensor, "found d"]]) -> list[Float[Tensor, "found d"]]:
+    """Without repetitions: of what no seed changes a mean over seeds scatters as one find does."""
+    kept = list[Tensor]()
+    for directions in found:
+        if not any(torch.equal(directions, other) for other in kept):
+            kept.append(directions)
+    return kept
 
 
 def like_rows(rows: Float[Tensor, "some d"], n: int, *, seed: int) -> Float[Tensor, "n d"]:

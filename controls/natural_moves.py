@@ -4,7 +4,7 @@ Directions are taken from one half of the documents; places, and what is looked 
 that what is noise in the one is not the same noise in the other.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from controls.case import Case
-from controls.directions import covariates, directions, moments, varies
+from controls.directions import covariates, varies
+from controls.half_moments import Spread, spread, with_labels
 from controls.outputs import Outputs, Target, clean_outputs, target
 from controls.subject import halves, units
 from controls.trials import Place
@@ -50,6 +51,8 @@ class Move:
     """How far the means with and without it lie apart along the direction."""
     where: Place
     """Where it is tried; added where it is off, taken off where it is on."""
+    given: bool
+    """Whether the direction is what its finder says."""
 
     @property
     def amounts(self) -> Float[Tensor, "one places"]:
@@ -63,8 +66,12 @@ class Ground:
     Attributes:
         subject: places of the half that directions are not taken from.
         learn: rows that directions are taken from.
+        table: labels of all rows.
+        learned: mean and covariance of the rows to learn from.
+        mean: of all activations.
         values: eigenvalues of the covariance of all activations, ascending.
         vectors: its eigenvectors, in columns.
+        left: features that cannot be moved, and why.
     """
 
     def __init__(self, case: Case) -> None:
@@ -80,9 +87,18 @@ class Ground:
         kept = np.flatnonzero(part[whole.places] == 1)
         require(len(kept) >= 2, f"{len(kept)} places in half of the documents are too few: take more rows")
         self.subject = replace(whole, places=whole.places[kept], downstream=_numbered(whole.downstream, kept))
-        X = whole.activations.double()
-        self.values, self.vectors = torch.linalg.eigh(torch.cov(X.mT, correction=0).reshape(X.shape[1], X.shape[1]))
+        self.table, self.left = whole.table, dict[str, str]()
+        self.learned: Spread = spread(whole.activations, torch.from_numpy(np.flatnonzero(self.learn)))
+        both = self.learned + spread(whole.activations, torch.from_numpy(np.flatnonzero(~self.learn)))
+        self.mean, (self.values, self.vectors) = both.mean, torch.linalg.eigh(both.covariance)
         require(bool(self.values[-1] > 0), "the activations never change: no direction can be moved along")
+
+    @classmethod
+    def of(cls, case: Case) -> "Ground":
+        """Of a case, made once: the last one is kept, for eight controls ask for the same."""
+        if not _LAST or _LAST[0].case is not case:
+            _LAST[:] = [cls(case)]
+        return _LAST[0]
 
     @cached_property
     def outputs(self) -> Outputs:
@@ -94,19 +110,41 @@ class Ground:
         """Of rows from their mean, root mean square."""
         return float(self.values.clamp(min=0).sum().sqrt())
 
+    @cached_property
+    def with_labels(self) -> Float[Tensor, "features d"]:
+        """Covariance of each label with the activations, in the rows to learn from."""
+        learn = torch.from_numpy(np.flatnonzero(self.learn))
+        return with_labels(self.subject.activations, torch.from_numpy(self.table), learn)
+
+    @cached_property
+    def differences(self) -> Float[Tensor, "features d"]:
+        """Means with each label less means without, in the rows to learn from; 0 where it is one thing there."""
+        rates = torch.from_numpy(self.table[self.learn].mean(0))
+        return self.with_labels / (rates * (1 - rates)).clamp(min=1e-30)[:, None]
+
     def moves(self) -> list[Move]:
-        """Of every feature.
+        """Of every feature that can be moved; the others are in `left`.
 
         Raises:
-            UserError: a feature with which the activations do not move.
+            UserError: no feature goes with any movement of the activations.
         """
+        if not self._moves:
+            raise UserError(next(iter(self.left.values())))
+        return list(self._moves)
+
+    @cached_property
+    def _moves(self) -> list[Move]:
         names, families = list(self.subject.names), self.subject.families
         found: dict[int, Move] = {}
         for family in dict.fromkeys(families.get(name, "") for name in names):
             members = [number for number, name in enumerate(names) if families.get(name, "") == family]
-            for number, others, v, length in self._of_family(family, members):
-                self._check(names[number], length)
-                found[number] = Move(names[number], number, others, v / v.norm(), length, self._places(number))
+            given = named_directions(self.case, family)
+            for move in self._of_family(members, given):
+                try:
+                    self._check(move.feature, move.length)
+                    found[move.number] = move
+                except UserError as error:
+                    self.left[move.feature] = str(error)
         return [found[number] for number in sorted(found)]
 
     def awake(self, move: Move) -> Move:
@@ -183,45 +221,37 @@ class Ground:
             moved = self.subject.downstream(changed.to(dtype), where.at.repeat(len(some)))
             parts.append(look(clean, moved.view(len(some), *clean.shape)))
         found = torch.cat(parts)
-        require(bool(found.isfinite().all()), f"{self.case.hook}: outputs are not finite where activations are moved")
+        require(bool(found.isfinite().all()), f"outputs of {self.case.hook} are not finite where activations are moved")
         return found
 
-    def _of_family(self, family: str, members: list[int]) -> list[tuple[int, tuple[int, ...], Tensor, float]]:
-        """Number, labels held fixed, direction and natural length of each."""
-        Y = self.subject.table[:, members]
-        fixed = [tuple(members[other] for other in covariates(Y, column)) for column in range(len(members))]
-        finder = self.case.finders.get(family)
-        given = None if finder is None else finder.directions()
-        if given is None:
-            return [
-                (number, others, v, float(v.norm()))
-                for number, others, v in zip(members, fixed, self._conditional(Y), strict=True)
-            ]
-        require(len(given) == len(members), f"{family} has {len(given)} directions for {len(members)} features")
-        given = given.double()
-        y = torch.from_numpy(Y[self.learn]).double()
-        means = self.subject.activations[torch.from_numpy(self.learn)].double().mT @ (
-            y / y.sum(0).clamp(min=1) - (1 - y) / (1 - y).sum(0).clamp(min=1)
-        )  # (d, members), means with less means without
-        along = (unit_rows(given) * means.mT).sum(1).abs() * (y.std(0) > 0)
-        return list(zip(members, fixed, given, along.tolist(), strict=True))
+    def _of_family(self, members: list[int], given: Mapping[str, Tensor]) -> Iterator[Move]:
+        """Each member's movement, along the direction given by its name or its own conditional one."""
+        Y, names = self.table[:, members], list(self.subject.names)
+        for column, number in enumerate(members):
+            others = tuple(members[other] for other in covariates(Y, column))
+            if given:
+                v = given[names[number]]
+                length = float((unit_rows(v[None]) * self.differences[number]).sum().abs())
+            else:
+                v = self._conditional([number, *others])
+                length = float(v.norm())
+            unit = unit_rows(v[None])[0]
+            yield Move(names[number], number, others, unit, length, self.places(number, PLACES), bool(given))
 
-    def _conditional(self, Y: Int[np.ndarray, "rows members"]) -> list[Tensor]:
-        """Differences of class means with the other labels held fixed, from the rows to learn from."""
-        sums = moments(self.subject.activations, Y, self._units)
-        chosen = np.zeros(int(self._units.max()) + 1)
-        chosen[self._units[self.learn]] = 1
-        return [
-            directions(sums, f, covariates(Y, f), torch.from_numpy(chosen), draws=2, seed=0).conditional[0]
-            for f in range(Y.shape[1])
-        ]
+    def _conditional(self, numbers: list[int]) -> Float[Tensor, " d"]:
+        """The difference of class means of the first label with the others held fixed: least squares."""
+        y = torch.from_numpy(self.table[self.learn][:, numbers]).double()
+        own = (y - y.mean(0)).mT @ (y - y.mean(0)) / len(y)
+        ridge = 1e-9 * own.diagonal().mean().clamp(min=1e-9)  # a label may depend on others in this half
+        return torch.linalg.solve(own + ridge * torch.eye(len(own)), self.with_labels[numbers])[0]
 
-    def _places(self, number: int) -> Place:
-        y = self.subject.table[self.subject.places, number]
+    def places(self, number: int, count: int) -> Place:
+        """Half of them with the feature and half without, where there are so many."""
+        y = self.table[self.subject.places, number]
         rng = np.random.default_rng([self.case.seed, 223, number])
         off, on = (rng.permutation(np.flatnonzero(y == value)) for value in (0, 1))
-        with_it = min(len(on), max(PLACES // 2, PLACES - len(off)))
-        at = np.concatenate([off[: PLACES - with_it], on[:with_it]])
+        with_it = min(len(on), max(count // 2, count - len(off)))
+        at = np.concatenate([off[: count - with_it], on[:with_it]])
         return Place(torch.from_numpy(at), torch.from_numpy(1.0 - 2.0 * y[at]), self._units[self.subject.places[at]])
 
     def _check(self, feature: str, length: float) -> None:
@@ -246,9 +276,22 @@ def net(on: Float[Tensor, " some"], off: Float[Tensor, " some"]) -> Float[Tensor
     return on - off * on.abs() / torch.hypot(on, off).clamp(min=1e-30)
 
 
-def floor_of(draws: int) -> str:
-    """A note on the smallest p that so many draws allow, where it is above .001."""
-    return "" if draws >= 999 else f"{draws} draws: p cannot be below {1 / (draws + 1):.3g}"
+def named_directions(case: Case, family: str) -> dict[str, Tensor]:
+    """What a finder writes or reads along for each feature that it names, judged or not; nothing where it has none.
+
+    Raises:
+        UserError: a finder with another number of directions than features.
+    """
+    finder = case.finders.get(family)
+    given = None if finder is None else finder.directions()
+    if finder is None or given is None:
+        return {}
+    order = list(finder.labels(case.reading, case.subject.activations[:1]))
+    require(len(given) == len(order), f"{family} has {len(given)} directions for {len(order)} features")
+    return dict(zip(order, given.double(), strict=True))
+
+
+_LAST: list[Ground] = []
 
 
 def _numbered(downstream: Downstream, kept: Int[np.ndarray, " kept"]) -> Downstream:

@@ -8,12 +8,13 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from controls.asked_each import each, floor_of, joined, noted
 from controls.case import Case
 from controls.finders import Latents
-from controls.natural_moves import PLACES, Ground, Move, floor_of, unit_rows
+from controls.natural_moves import PLACES, Ground, Move, named_directions, unit_rows
 from controls.outcomes import Outcome
 from controls.registry import control
 from controls.trials import Place
@@ -52,17 +53,18 @@ def isotropic(case: Case) -> list[Outcome]:
 @control(
     "perturbations.covariance",
     null="outputs move as along any step of that length towards a draw of N(mean, covariance)",
-    mind="a direction with a part in which activations hardly vary leaves the data as no draw does",
+    mind="a direction with a part in which activations hardly vary leaves the data as no draw does; each draw is one "
+    "direction for all places, a step from one activation and not from each place's own",
 )
 def covariance(case: Case) -> list[Outcome]:
     """Against steps from a real activation towards a draw from the Gaussian of the activations."""
 
     def draw(ground: Ground, count: int, rng: np.random.Generator) -> Tensor:
-        X = ground.subject.activations.double()
+        X = ground.subject.activations
         scales = ground.values.clamp(min=0).sqrt()
         z = torch.from_numpy(rng.normal(size=(count, len(scales)))) * scales
-        start = X[torch.from_numpy(rng.integers(len(X), size=count))]
-        return unit_rows(X.mean(0) + z @ ground.vectors.mT - start)
+        start = X[torch.from_numpy(rng.integers(len(X), size=count))].double()
+        return unit_rows(ground.mean + z @ ground.vectors.mT - start)
 
     return _against(case, "perturbations.covariance", draw)
 
@@ -70,15 +72,16 @@ def covariance(case: Case) -> list[Outcome]:
 @control(
     "perturbations.real",
     null="outputs move as along any step of that length from one real activation towards another",
-    mind="the strongest of the three: such steps go where the network has been",
+    mind="the strongest of the three; each draw is one direction for all places, a step from one activation to another "
+    "and not from each place's own",
 )
 def real(case: Case) -> list[Outcome]:
     """Against steps from a real activation towards another."""
 
     def draw(ground: Ground, count: int, rng: np.random.Generator) -> Tensor:
-        X = ground.subject.activations.double()
+        X = ground.subject.activations
         pairs = torch.from_numpy(rng.integers(len(X), size=(8 * count, 2)))
-        steps = X[pairs[:, 1]] - X[pairs[:, 0]]
+        steps = X[pairs[:, 1]].double() - X[pairs[:, 0]].double()
         steps = steps[steps.norm(dim=1) > 0][:count]  # rows may repeat, such as those of one token
         require(len(steps) == count, "activations are nearly all the same: no steps from one to another")
         return unit_rows(steps)
@@ -88,13 +91,15 @@ def real(case: Case) -> list[Outcome]:
 
 def _against(case: Case, name: str, draw: Draw) -> list[Outcome]:
     """Each feature's direction and drawn ones, at the same places by the same steps."""
-    ground, found = Ground(case), []
-    for move in ground.moves():
+    ground = Ground.of(case)
+
+    def ask(move: Move) -> list[Outcome]:
         drawn = draw(ground, case.draws, np.random.default_rng([case.seed, 227, move.number]))
         vectors = torch.cat([move.unit[None], drawn])
         values = ground.log_divergence(vectors, move.amounts, move.where).mean(1).numpy()
-        found.append(Outcome(name, move.feature, STATISTIC, float(values[0]), values[1:], note=floor_of(case.draws)))
-    return found
+        return [Outcome(name, move.feature, STATISTIC, float(values[0]), values[1:], note=floor_of(case.draws))]
+
+    return each([(move.feature, move) for move in ground.moves()], ask, ground.left)
 
 
 @control(
@@ -110,28 +115,21 @@ def latent_swap(case: Case) -> list[Outcome]:
     finder = case.finders[family]
     assert isinstance(finder, Latents)
     assert finder.which is not None
-    ground = Ground(case)
+    latents = dict(zip(named_directions(case, family), finder.which, strict=True))
+    ground = Ground.of(case)
     here = _encoded(finder, ground.subject.activations[torch.from_numpy(ground.subject.places)])  # (places, width)
     rates = _rates(finder, ground.subject.activations)
-    moves = [move for move in ground.moves() if ground.subject.families.get(move.feature) == family]
-    found = [
-        _swapped(ground, finder, move, latent, here, rates) for move, latent in zip(moves, finder.which, strict=True)
-    ]
-    kept = [outcome for outcome in found if outcome is not None]
-    require(bool(kept), "no latent is on, with one as frequent off, at two places or more: take more rows")
-    return kept
+
+    def ask(feature: str) -> list[Outcome]:
+        return [_swapped(ground, finder, feature, latents[feature], here, rates)]
+
+    names = [name for name in ground.subject.names if ground.subject.families.get(name) == family]
+    return each([(name, name) for name in names], ask, {})
 
 
-def _swapped(ground: Ground, finder: Latents, move: Move, latent: int, here: Tensor, rates: Tensor) -> Outcome | None:
-    on = (here[:, latent] > 0).nonzero()[:, 0]
-    order = ((rates + 1e-4).log() - (rates[latent] + 1e-4).log()).abs().argsort(stable=True)
-    need = max(2, len(on) // 2)
-    is_off = here[on] <= 0  # (places where it is on, width)
-    partner = next((int(g) for g in order if g != latent and rates[g] > 0 and int(is_off[:, g].sum()) >= need), None)
-    if partner is None or len(on) < 2:
-        return None
-    rng = np.random.default_rng([ground.case.seed, 229, move.number])
-    at = on[is_off[:, partner]].numpy()
+def _swapped(ground: Ground, finder: Latents, feature: str, latent: int, here: Tensor, rates: Tensor) -> Outcome:
+    at, partner = _partner(feature, latent, here, rates)
+    rng = np.random.default_rng([ground.case.seed, 229, list(ground.subject.names).index(feature)])
     at = rng.permutation(at)[:PLACES]
     where = Place(torch.from_numpy(at), torch.ones(len(at)).double(), np.arange(len(at)))
     rows = finder.sae.W_dec[0].detach().double()
@@ -140,9 +138,24 @@ def _swapped(ground: Ground, finder: Latents, move: Move, latent: int, here: Ten
     vectors = torch.cat([unit_rows(step[None]), ground.drawn(ground.case.draws, rng)])
     values = ground.log_divergence(vectors, amounts, where).mean(1).numpy()
     note = f"with latent {partner}, on in {rates[partner]:.1%} of rows against {rates[latent]:.1%}"
-    note = "; ".join(part for part in (note, floor_of(ground.case.draws)) if part)
+    note = joined(note, floor_of(ground.case.draws))
     what = "mean log KL of the outputs when latents are swapped"
-    return Outcome("perturbations.latent-swap", move.feature, what, float(values[0]), values[1:], note=note)
+    return Outcome("perturbations.latent-swap", feature, what, float(values[0]), values[1:], note=note)
+
+
+def _partner(feature: str, latent: int, here: Tensor, rates: Tensor) -> tuple[Int[np.ndarray, " places"], int]:
+    """The latent about as often on that is off at most of the places where this one is on, and those places."""
+    on = (here[:, latent] > 0).nonzero()[:, 0]
+    order = ((rates + 1e-4).log() - (rates[latent] + 1e-4).log()).abs().argsort(stable=True)
+    need = max(2, len(on) // 2)
+    is_off = here[on] <= 0  # (places where it is on, width)
+    partner = next((int(g) for g in order if g != latent and rates[g] > 0 and int(is_off[:, g].sum()) >= need), None)
+    require(
+        partner is not None and len(on) >= 2,
+        f"latent {feature!r} is not on, with one as frequent off, at two places or more: take more rows",
+    )
+    assert partner is not None
+    return on[is_off[:, partner]].numpy(), partner
 
 
 @torch.no_grad()
@@ -164,7 +177,7 @@ def _rates(finder: Latents, rows: Float[Tensor, "rows d"]) -> Float[Tensor, " wi
 )
 def sphere(case: Case) -> list[Outcome]:
     """Along great circles from random directions through the feature's: is the divergence a local maximum there?"""
-    ground = Ground(case)
+    ground = Ground.of(case)
     moves, where = ground.moves(), ground.anywhere(SPHERE_PLACES)
     rng = np.random.default_rng([case.seed, 233])
     units = torch.cat([torch.stack([move.unit for move in moves]), ground.drawn(case.draws, rng)])
@@ -175,12 +188,12 @@ def sphere(case: Case) -> list[Outcome]:
         values = ground.log_divergence(points.flatten(0, 1), amounts, where).exp().mean(1).view(points.shape[:2])
         peaks = (values[:, 0] / values[:, 1:].mean(1)).log().numpy()  # a log a point would be ruled by those near 0
         found += [_peak(move, share, float(peaks[i]), peaks[len(moves) :]) for i, move in enumerate(moves)]
-    return found
+    return noted(found, ground.left)
 
 
 def _peak(move: Move, share: float, observed: float, null: Float[np.ndarray, " draws"]) -> Outcome:
     what = f"log ratio of the mean KL at the direction and {ANGLE:.0f} degrees from it, at radius {share:g}"
-    note = "; ".join(part for part in ("radius in typical distances from the mean", floor_of(len(null))) if part)
+    note = joined("radius in typical distances from the mean", floor_of(len(null)))
     return Outcome("perturbations.sphere", move.feature, what, observed, null, note=note)
 
 

@@ -69,8 +69,8 @@ def coded(finder: Finder, X: Float[Tensor, "rows d"]) -> Coded:
     if isinstance(finder, Latents):
         atoms = finder.sae.W_dec[0].detach().double().cpu().numpy()
         with torch.no_grad():
-            latents = [finder.sae.encode(some[None].float())[0].cpu() for some in X.split(AT_ONCE)]
-        codes = sparse.vstack([sparse.csr_array(part.double().numpy()) for part in latents])
+            parts = (finder.sae.encode(some[None].float())[0].cpu().numpy() for some in X.split(AT_ONCE))
+            codes = sparse.vstack([sparse.csr_array(part) for part in parts]).astype(float)
     else:
         directions = finder.directions()
         require(directions is not None, f"finder {finder.family!r} has no directions: it codes no rows")

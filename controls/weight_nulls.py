@@ -5,6 +5,7 @@ of the same text. Labels stay what they are in the trained network, whoever name
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -131,7 +132,8 @@ def cascade(case: Case) -> list[Outcome]:
     networks = (drawn_anew(case.model, "cascade", seed=seed, blocks=above + depth) for depth in depths)
     drawn = f"{', '.join(map(str, depths))} of {depths[-1]}" if len(depths) > 1 else str(depths[0])
     note = f"a draw is a depth: top blocks up to the hook drawn, {drawn}; the rank is no test"
-    return against(case, "weights.cascade", networks, note=note)
+    found = against(case, "weights.cascade", networks, note=note)
+    return [replace(outcome, is_test=False) for outcome in found]
 
 
 def cascade_depths(case: Case) -> list[int]:

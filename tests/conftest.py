@@ -112,9 +112,11 @@ checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 assert not any(f"toolkit.{name}" in sys.modules for name in HOOKED), "the import hook comes too late to check anything"
 CONTROLS = (
+    "asked_each",
     "audit_page",
     "best_directions",
     "finder_nulls",
+    "half_moments",
     "initialised",
     "input_nulls",
     "label_nulls",

@@ -1,13 +1,18 @@
 """Chance levels of dictionaries and directions; finders that learned something beat them, others do not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from planted_rows import DOCUMENTS, EACH, D, Independent, by_feature, gaussian_rows, rows_case, sparse_rows
+from scipy.stats import binom
 
 from controls import best_directions, finder_nulls, finders
 from controls.finders import Latents, Principal, refitted
 from controls.refits import overlaps
+from controls.registry import find
+from controls.subject import as_float
 from toolkit.errors import UserError
 from toolkit.metrics import fvu, random_dictionary
 
@@ -99,6 +104,27 @@ def test_real_directions_are_stable_and_random_ones_are_as_stable_as_chance():
     assert np.mean([one.p == 1 / 20 for one in none]) < 0.35
 
 
+def test_what_no_seed_changes_counts_once():
+    """Principal directions of the same rows are the same; the null is one draw then, and p of chance uniform."""
+    three = Principal(10).fit(gaussian_rows(0), seed=0)
+    found = [three.refit(gaussian_rows(0), seed=seed) for seed in range(3)]
+    assert len(finder_nulls._different(found)) == 1
+    assert len(finder_nulls._different([found[0], -found[0], found[0]])) == 2
+    p = []
+    for seed in range(60):  # directions drawn uniformly, none of which is found
+        drawn = random_dictionary(3, D, seed=seed)
+        p += [one.p for one in finder_nulls.stability(rows_case(gaussian_rows(seed), Drawn(drawn)))[:1]]
+    assert (np.array(p) <= 0.05).sum() <= binom.ppf(0.999, len(p), 0.05)
+    assert (np.array(p) > 0.5).sum() <= binom.ppf(0.999, len(p), 0.5)
+
+
+class Drawn(Principal):
+    """Principal directions found again, others given."""
+
+    def __init__(self, given):
+        super().__init__(3, vectors=given, medians=torch.zeros(3))
+
+
 def labelled(rows, direction, *, noise=0.0, seed=0):
     """1 where rows lie far along a direction, noise aside."""
     along = (rows @ direction) / (rows @ direction).std()
@@ -127,6 +153,47 @@ def test_a_label_of_nothing_beats_no_direction():
         p = np.array([one.p for one in control(rows_case(rows, labels=labels))])
         assert (p <= 0.05).sum() <= 6  # of 40; Binomial(40, .05) exceeds it once in 300 times
         assert p.mean() > 0.35
+
+
+def test_a_direction_without_variance_but_for_rounding_is_no_opponent():
+    """Rows of rank 4 in D dimensions, in single precision: what is left over goes with any label by chance."""
+    rows = gaussian_rows(0)[:, :4] @ gaussian_rows(3)[:4]
+    Y = as_float(np.random.default_rng(0).integers(0, 2, (len(rows), 30)))
+    learn = best_directions.half(rows, Y, FIRST // EACH)
+    vectors = torch.linalg.eigh(learn.covariance).eigenvectors.mT
+    assert (learn.r(vectors)[:-4] == 0).all()
+    assert (learn.r(7 * vectors)[:-4] == 0).all()
+    assert (learn.r(1e-5 * vectors)[-4:] != 0).all()
+    exact = np.corrcoef((rows @ vectors[-1].float()).numpy(), Y[:, 0].numpy())[0, 1]
+    assert learn.r(vectors)[-1, 0].item() == pytest.approx(exact, abs=1e-4)
+
+
+def test_rows_that_span_few_dimensions_are_read_with_the_ridge_of_these():
+    """The median variance of all dimensions would be 0."""
+    few, unit = gaussian_rows(0, last=0.001)[:, :5], torch.nn.functional.normalize
+    padded = torch.nn.functional.pad(few, (0, D - 5))
+    y = labelled(few, torch.tensor([1.0, 0.0, 2.0, 0.0, 5.0]), noise=1.0)
+    case = rows_case(padded, labels={"y": y}, draws=39)
+    (contest,) = best_directions.contests(case)
+    covariance, cross = contest.learn.covariance[:5, :5], contest.learn.cross[:5]
+    ridge = 0.01 * torch.linalg.eigvalsh(covariance).median()
+    expected = torch.linalg.solve(covariance + ridge * torch.eye(5), cross).mT
+    assert torch.allclose(unit(contest.own, dim=1)[:, :5], unit(expected, dim=1), atol=1e-6)
+    assert contest.own[0, 5:].abs().max() == 0
+
+
+def test_few_documents_are_not_drawn_with_replacement():
+    """One row of each of eighteen, and half of these."""
+    rows = gaussian_rows(0)
+    case = rows_case(rows, labels={"y": labelled(rows, torch.eye(D)[2])})
+    with pytest.raises(UserError, match="9 documents in the half that is scored are too few to draw from, and 10"):
+        finder_nulls.pca(replace(case, rows=18))
+
+
+def test_what_trains_a_dictionary_is_dear():
+    names = [f"finders.{name}" for name in ("untrained", "frozen-encoder", "random-decoder", "stability")]
+    assert all(find(name).dear for name in [*names, "finders.random-decoder-covariance"])
+    assert not find("finders.pca").dear
 
 
 def test_the_best_direction_is_chosen_and_turned_on_one_half_only():

@@ -15,6 +15,7 @@ from controls.subject import Subject
 from toolkit.code_length import code_length
 from toolkit.errors import UserError
 from toolkit.language import load_model
+from toolkit.probe_search import select_probe
 from toolkit.probes import LDAProbe, LinearProbe, MeanDifferenceProbe, MLPProbe
 
 NAMES = ("type-task", "iid", "documents", "within-token", "shift", "code-length", "probe-search")
@@ -103,7 +104,6 @@ def test_the_search_finds_a_label_of_the_context_and_not_one_of_the_type(build, 
     assert np.abs(found["type"].null).max() < found["context"].observed
 
 
-@pytest.mark.slow
 def test_the_search_finds_a_label_that_networks_alone_read(build, monkeypatch):
     """The exclusive or of two written bits, and a random function of the type beside it."""
     monkeypatch.setattr(label_searches, "STEPS", 25)
@@ -239,22 +239,61 @@ def test_labels_stay_where_their_null_keeps_them_and_seeds_move_them(build, monk
     rows, seen, drawn = np.arange(200), [], label_nulls._drawn
 
     def recorded(shuffle, case):
-        for source in drawn(shuffle, case):
-            seen.append(source)
-            yield source
+        for dealt in drawn(shuffle, case):
+            seen.append(dealt)
+            yield dealt
 
     monkeypatch.setattr(label_nulls, "_drawn", recorded)
     for seed in (0, 1):
         case = build(X, {"y": (rows % 3 == 0).astype(int)}, groups, tokens, draws=5, seed=seed)
         for name in ("iid", "within-token", "shift"):
             RUN[name](case)
-    iid, within, shift, *others = seen
-    for source, other in zip((iid, within, shift), others, strict=True):
+    iid, shift = (seen[place](rows) for place in (0, 2))
+    for place, source in ((0, iid), (2, shift)):
         assert (np.sort(source, 0) == rows[:, None]).all()
-        assert (source != other).any()
-    assert (tokens[within] == tokens[:, None]).all()
+        assert (source != seen[3 + place](rows)).any()
     assert (groups[shift] == groups[:, None]).all()
     assert not (tokens[iid] == tokens[:, None]).all()
+    kept, moved = (np.stack([seen[place](one)[row] for row, one in enumerate(np.eye(200))]) for place in (1, 4))
+    assert (np.sign(kept) != np.sign(moved)).any()
+    for document in range(20):  # all its labels change their sign or none; types that stand alone are 0 throughout
+        signs = np.sign(kept[groups == document])
+        assert (np.abs(signs).max(0) == 1).all()
+        assert (signs.max(0) * signs.min(0) >= 0).all()
+    whole = seen[1](rows.astype(np.float32))
+    np.testing.assert_allclose([whole[tokens == one].mean(0) for one in np.unique(tokens)], 0, atol=1e-4)
+
+
+def test_draws_are_fewer_at_a_time_where_rows_are_many(build, monkeypatch):
+    rng, groups, tokens, X = rows_of(4, documents=20, each=10)
+    case = build(X, {"y": (rng.random(200) < 0.3).astype(int)}, groups, tokens, draws=21)
+    monkeypatch.setattr(label_nulls, "INDICES", 200 * 5)
+    assert label_nulls._blocks(case) == [5, 4, 4, 4, 4]
+    assert len(np.unique(RUN["type-task"](case)[0].null)) > 15
+    monkeypatch.setattr(label_nulls, "INDICES", 1)
+    assert label_nulls._blocks(case) == [1] * 21
+
+
+def by_type_and_topic(seed, rate=None, documents=40, each=20, types=40, d=12):
+    """Activations of type and document; a label of the document, or of a rate whatever the rows: of none of these."""
+    rng = np.random.default_rng([seed, 13])
+    tokens = np.minimum(rng.zipf(1.5, documents * each), types) - 1
+    groups = np.repeat(np.arange(documents), each)
+    X = rng.standard_normal((types, d))[tokens] + rng.standard_normal((documents, d))[groups]
+    X += 0.5 * rng.standard_normal(X.shape)
+    y = (rng.random(documents) < 0.5)[groups] if rate is None else rng.random(len(X)) < rate
+    return X, {"y": y.astype(int)}, groups, tokens
+
+
+@pytest.mark.parametrize("rate", [None, 0.03])
+def test_what_documents_share_does_not_fool_within_token(build, rate):
+    """Documents are the unit: p is about uniform, where exchanging rows of a type rejected in half of the trials."""
+    p = np.array([
+        RUN["within-token"](build(*by_type_and_topic(seed, rate), draws=19, seed=seed))[0].p for seed in range(120)
+    ])  # fmt: skip
+    assert (p <= LEVEL).sum() <= binom.ppf(0.999, len(p), LEVEL)
+    assert (p <= 0.5).sum() <= binom.ppf(0.999, len(p), 0.5)
+    assert (p > 0.5).sum() <= binom.ppf(0.999, len(p), 0.5)
 
 
 def test_code_lengths_are_those_of_the_online_code_and_batches_change_none(build, monkeypatch):
@@ -281,22 +320,70 @@ def test_an_absent_label_costs_its_entropy_or_more(build):
     assert found.survived(LEVEL) is False
 
 
-def test_the_search_tries_linear_probes_and_networks_of_several_widths():
+def test_the_search_tries_linear_probes_and_a_network():
     probes = label_searches.families().values()
-    assert len({probe.hidden for probe in probes if isinstance(probe, MLPProbe)}) > 1
+    assert any(isinstance(probe, MLPProbe) for probe in probes)
     assert any(isinstance(probe, LDAProbe | LinearProbe) for probe in probes)
 
 
-def test_a_search_takes_two_thousand_rows_at_most(build, monkeypatch):
+def test_each_label_is_searched_for_as_alone(build, monkeypatch):
+    """All labels, draws and tasks in one go, against `select_probe` on one label with the same folds and tasks."""
+    fast = {"means": MeanDifferenceProbe(), "LDA": LDAProbe(), "linear": LinearProbe(l2=0.1)}
+    monkeypatch.setattr(label_searches, "families", lambda: fast)
+    case = build(*two_labels(3, documents=24), dear=3)
+    some, found = case.some, by_feature(RUN["probe-search"](case))
+    for name, outcome in found.items():
+        alone = select_probe(
+            case.subject.activations.numpy()[some],
+            case.subject.labels[name][some],
+            tokens=case.subject.tokens[some],
+            groups=case.subject.groups[some],
+            candidates=fast,
+            tasks=label_searches.TASKS,
+            parts=label_searches.PARTS,
+            seed=label_nulls.number(0, label_nulls.TRIES),
+            quiet=True,
+        )
+        assert outcome.observed == pytest.approx(alone.value, abs=1e-9)
+        assert outcome.note.startswith(f"{alone.winner} wins, accuracy {alone.accuracy:.3f}")
+        assert len(outcome.null) == 3
+
+
+def test_a_draw_of_the_search_is_scored_as_the_label_is(monkeypatch):
+    """The same columns in another order give the same values in that order: neither is told from the other."""
+    monkeypatch.setattr(label_searches, "STEPS", 10)
+    rng, groups, _, X = rows_of(6, documents=12, each=20)
+    label, *draws, first, second = rng.integers(2, size=(6, 240))
+    tasks, order = np.stack([first, second], 1), [2, 0, 3, 1]
+    columns = np.stack([label, *draws], 1)
+    values = [
+        next(label_searches.searches(X, [some], [tasks], groups, seed=1)).values
+        for some in (columns, columns[:, order])
+    ]
+    np.testing.assert_allclose(values[0][order], values[1], atol=0.01)
+
+
+def test_searched_labels_that_types_got_at_random_are_one_more_draw(build, monkeypatch):
+    monkeypatch.setattr(label_searches, "families", lambda: {"means": MeanDifferenceProbe(), "LDA": LDAProbe()})
+    p = []
+    for seed in range(10):
+        rng, groups, tokens, X = rows_of(seed, documents=20, each=20)
+        labels = {str(i): (rng.random(tokens.max() + 1) < 0.4).astype(int)[tokens] for i in range(6)}
+        p += [outcome.p for outcome in RUN["probe-search"](build(X, labels, groups, tokens, dear=9, seed=seed))]
+    assert (np.array(p) <= 0.1).sum() <= binom.ppf(0.999, len(p), 0.1)
+    assert (np.array(p) > 0.5).sum() <= binom.ppf(0.999, len(p), 0.5)
+
+
+def test_a_search_takes_a_thousand_rows_at_most_of_many_documents(build, monkeypatch):
     X, labels, groups, tokens = two_labels(2, documents=30, each=100)
     seen = []
 
-    def spied(X, *args):
-        seen.append(len(X))
+    def spied(X, columns, tasks, groups, **how):
+        seen.append((len(X), len(np.unique(groups))))
         raise UserError("far enough")
 
-    monkeypatch.setattr(label_searches, "_search", spied)
-    for rows, taken in ((4000, 2000), (700, 700)):
+    monkeypatch.setattr(label_searches, "searches", spied)
+    for rows, taken in ((4000, (1000, 20)), (700, (700, 20))):
         with pytest.raises(UserError, match="far enough"):
             RUN["probe-search"](build(X, labels, groups, tokens, rows=rows))
         assert seen.pop() == taken
@@ -317,6 +404,31 @@ def test_a_label_too_rare_for_the_rows_taken_is_named(build, name):
     rare = {"rare": (np.arange(400) == outside).astype(int)}
     with pytest.raises(UserError, match=r"label 'rare': the rarer of 0 and 1 has 0 of the 100 rows"):
         RUN[name](replace(case, subject=replace(case.subject, labels=rare)))
+
+
+@pytest.mark.parametrize("name", ["type-task", "code-length", "probe-search"])
+def test_a_rare_label_is_left_out_with_a_note_and_the_others_are_judged(build, name, monkeypatch):
+    monkeypatch.setattr(label_searches, "families", lambda: {"means": MeanDifferenceProbe()})
+    X, labels, groups, tokens = two_labels(0, documents=20, each=20)
+    once = {"once": (np.arange(400) == 7).astype(int)}
+    monkeypatch.setattr(label_nulls, "TRIES", 1)  # of a row in 400 most control tasks have none
+    found = RUN[name](build(X, labels | once, groups, tokens, draws=19, dear=3))
+    assert [outcome.feature for outcome in found] == ["context", "type"]
+    assert all("hence left out: 'once'" in outcome.note for outcome in found)
+    assert "left out" not in RUN[name](build(X, labels, groups, tokens, draws=19, dear=3))[0].note
+
+
+def test_a_note_names_few_of_many_labels_left_out():
+    def refuse(y):
+        if not y.any():
+            raise UserError("none")
+        return 1
+
+    given = {"one": np.ones(2, int)} | {str(number): np.zeros(2, int) for number in range(5)}
+    assert label_nulls.of_each(given, refuse) == (
+        {"one": 1},
+        "too rare in the rows taken, hence left out: '0', '1', '2' and 2 more",
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "probe-search"])

@@ -5,8 +5,12 @@ import pytest
 import torch
 from planted_reader import DOCUMENTS, ROWS, D, Fixed, are_uniform, case_of, random_case, read_and_idle, reader
 
+from controls import half_moments
+from controls.asked_each import noted
 from controls.finders import Latents
+from controls.half_moments import spread, with_labels
 from controls.natural_moves import PLACES, Ground, net
+from controls.outcomes import Outcome
 from controls.perturbations import (
     ANGLE,
     RADII,
@@ -17,6 +21,7 @@ from controls.perturbations import (
     real,
     sphere,
 )
+from controls.steering_nulls import ablate, erasure, family, steer
 from toolkit.errors import UserError
 from toolkit.sae import SAE, SAEConfig
 
@@ -113,10 +118,15 @@ def test_peaks_on_the_sphere_have_uniform_p_for_random_directions():
     assert all(are_uniform(p) for p in np.transpose(found))
 
 
-def latents_case(outputs, *, which=(0,), seed=0, draws=99):
-    """Orthogonal latents: the first is on in half of the rows, even ones in a third, odd ones in a quarter."""
+def latents_case(outputs, *, which=(0,), named=None, once=None, seed=0, draws=99):
+    """Orthogonal latents: the first is on in half of the rows, even ones in a third, odd ones in a quarter.
+
+    Of those the finder knows (`which`) some may be features (`named`); one may be on in a single row (`once`).
+    """
     rng = np.random.default_rng([seed, 7])
     on = rng.random((DOCUMENTS * ROWS, D)) < np.r_[1 / 2, np.where(np.arange(1, D) % 2, 1 / 4, 1 / 3)]
+    if once is not None:
+        on[:, once] = np.arange(len(on)) == 0
     latents = on * rng.uniform(0.5, 2, on.shape)
     turn = np.linalg.qr(rng.normal(size=(D, D)))[0]
     eye = torch.from_numpy(turn).float()[None]
@@ -126,6 +136,7 @@ def latents_case(outputs, *, which=(0,), seed=0, draws=99):
     X = torch.from_numpy(latents @ turn).float()
     labels = finder.labels(None, X)
     assert all((labels[f"sae:{k}"] == on[:, k]).all() for k in which)
+    labels = {f"sae:{k}": labels[f"sae:{k}"] for k in (which if named is None else named)}
     return case_of(X, labels, lambda x: outputs(x, eye[0], rng), finder=finder, seed=seed, draws=draws)
 
 
@@ -144,6 +155,101 @@ def test_swaps_have_uniform_p_where_the_reader_is_random():
         return latents_case(lambda x, W, rng: x @ R, seed=seed, draws=19)
 
     assert are_uniform([latent_swap(case(seed))[0].p for seed in range(SEEDS)])
+
+
+def test_latents_that_are_left_out_of_the_labels_change_nothing_for_the_others():
+    """An audit leaves out latents that are never on; the finder knows them still."""
+
+    def outputs(x, W, rng):
+        return 3 * x @ W[:1].T + 0.05 * x @ W[1::2].T
+
+    for run in (isotropic, latent_swap, sphere):
+        some, all_of_them = (run(latents_case(outputs, which=w, named=(0, 4), draws=9)) for w in ((1, 0, 4), (0, 4)))
+        assert [o.feature for o in some] == [o.feature for o in all_of_them]
+        assert {o.feature for o in some} == {"sae:0", "sae:4"}
+        assert all(
+            a.observed == b.observed and (a.null == b.null).all() for a, b in zip(some, all_of_them, strict=True)
+        )
+
+
+def test_a_finder_that_has_another_number_of_directions_than_features_is_refused():
+    case = random_case(0)
+    finder = Fixed(torch.eye(D)[:2], names=("nothing=1",))
+    with pytest.raises(UserError, match="fixed has 2 directions for 1 features"):
+        isotropic(case_of(case.subject.activations, dict(case.subject.labels), lambda x: x, finder=finder))
+
+
+def test_a_latent_that_cannot_be_swapped_is_a_note_on_the_others():
+    def outputs(x, W, rng):
+        return 3 * x @ W[:1].T + 0.05 * x @ W[1::2].T
+
+    (used,) = latent_swap(latents_case(outputs, which=(0, 5), once=5))
+    assert (used.feature, used.p <= 0.05) == ("sae:0", True)
+    assert "not asked: latent 'sae:5' is not on, with one as frequent off" in used.note
+    with pytest.raises(UserError, match="'sae:5' is not on"):
+        latent_swap(latents_case(outputs, which=(0, 5), named=(5,), once=5))
+
+
+def with_one_that_cannot_be_moved():
+    """Used, idle and a label that is never on where directions are taken from."""
+    case = read_and_idle()
+    y = np.zeros(len(case.subject.activations), int)
+    y[np.flatnonzero(~Ground(case).learn)[:15]] = 1
+    labels = {"rare=1": y, **case.subject.labels}
+    return case_of(case.subject.activations, labels, reader(np.random.default_rng(0), log=False), draws=99)
+
+
+CONTROLS = [isotropic, covariance, real, sphere, ablate, steer, family, erasure]
+
+
+@pytest.mark.parametrize("run", CONTROLS, ids=[run.__name__ for run in CONTROLS])
+def test_a_feature_that_cannot_be_moved_is_a_note_on_the_others(run):
+    found = run(with_one_that_cannot_be_moved())
+    assert {o.feature for o in found} == {"used=1", "idle=1"}
+    assert all("not asked: feature 'rare=1' has a direction of length 0" in o.note for o in found)
+    assert all(o.p <= 0.05 for o in found if o.feature == "used=1")
+
+
+def test_notes_name_three_features_and_count_the_others():
+    left = {name: f"feature {name!r} is dull: drop it" for name in "abcde"} | {"a": "outputs are not finite"}
+    one = Outcome("c", "f", "s", 1.0, np.zeros(3), note="n")
+    said = "n; not asked: feature 'a', outputs are not finite, feature 'b' is dull, feature 'c' is dull, 2 more"
+    assert noted([one], left)[0].note == said
+    assert noted([one], {}) == [one]
+    with pytest.raises(UserError, match=r"not finite \(nor can 4 other features be asked\)"):
+        noted([], left)
+
+
+def test_the_ground_of_a_case_is_made_once():
+    first, second = read_and_idle(), read_and_idle(seed=1)
+    assert Ground.of(first) is Ground.of(first)
+    assert Ground.of(second).case is second
+    assert Ground.of(first).case is first
+
+
+def test_moments_from_blocks_are_those_of_all_rows(monkeypatch):
+    monkeypatch.setattr(half_moments, "AT_ONCE", 7)
+    rng = np.random.default_rng(0)
+    X, Y = 1000 + rng.normal(size=(50, 4)), rng.integers(0, 2, (50, 3))
+    first, rest = torch.arange(0, 50, 3), torch.from_numpy(np.setdiff1d(np.arange(50), np.arange(0, 50, 3)))
+    rows = torch.from_numpy(X)
+    one, both = spread(rows, first), spread(rows, first) + spread(rows, rest)
+    for found, among in ((one, first.numpy()), (both, np.arange(50))):
+        assert found.count == len(among)
+        np.testing.assert_allclose(found.mean.numpy(), X[among].mean(0))
+        np.testing.assert_allclose(found.covariance.numpy(), np.cov(X[among].T, bias=True), atol=1e-9)
+    expected = np.cov(np.c_[Y, X][first.numpy()].T, bias=True)[:3, 3:]
+    np.testing.assert_allclose(with_labels(rows, torch.from_numpy(Y), first).numpy(), expected, atol=1e-9)
+
+
+def test_natural_directions_are_those_of_least_squares():
+    ground = Ground(read_and_idle())
+    X, y = ground.subject.activations.numpy()[ground.learn], ground.table[ground.learn]
+    expected = np.linalg.lstsq(np.c_[np.ones(len(y)), y], X, rcond=None)[0][1:]
+    for move, row in zip(ground.moves(), expected, strict=True):
+        np.testing.assert_allclose((move.length * move.unit).numpy(), row, atol=1e-5)
+    means = np.stack([X[y[:, f] == 1].mean(0) - X[y[:, f] == 0].mean(0) for f in range(2)])
+    np.testing.assert_allclose(ground.differences.numpy(), means, atol=1e-5)
 
 
 def test_a_swap_needs_an_sae():
@@ -166,7 +272,7 @@ def test_a_direction_of_length_zero_is_refused():
 def test_a_label_that_is_one_thing_where_directions_are_taken_from_is_refused():
     case = read_and_idle()
     y = np.where(Ground(case).learn, 0, case.subject.labels["used=1"])
-    for finder in (None, Fixed(torch.eye(D)[:1])):
+    for finder in (None, Fixed(torch.eye(D)[:1], names=("half=1",))):
         half = case_of(case.subject.activations, {"half=1": y}, reader(np.random.default_rng(0)), finder=finder)
         with pytest.raises(UserError, match="'half=1' has a direction of length 0"):
             real(half)

@@ -1,5 +1,7 @@
 """Interventions: a feature that is read moves its target as few directions do, others do not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,11 @@ from concept_erasure import LeaceEraser
 from planted_reader import DOCUMENTS, ROWS, D, Fixed, are_uniform, case_of, random_case, read_and_idle, reader
 
 from controls import steering_nulls
+from controls.decoding import deal, folded
 from controls.natural_moves import Ground
-from controls.steering_nulls import MATCHED, MEMBERS, ablate, erasure, family, steer
+from controls.prepared import chosen_places
+from controls.steering_nulls import ERASED, MATCHED, MEMBERS, OWN, ablate, erasure, family, steer
+from controls.subject import as_float
 from toolkit.errors import UserError
 from toolkit.steering import dual_basis
 
@@ -87,7 +92,7 @@ def test_a_dormant_part_of_a_direction_is_left_out():
     X = rng.normal(size=(DOCUMENTS * ROWS, D))
     labels = {"idle=1": (X[:, 1] > 0).astype(int)}
     X[:, 0] = 1e-6 * rng.normal(size=len(X))
-    finder = Fixed(torch.eye(D)[:1] + torch.eye(D)[1:2])
+    finder = Fixed(torch.eye(D)[:1] + torch.eye(D)[1:2], names=("idle=1",))
     case = case_of(torch.from_numpy(X), labels, reader(rng), finder=finder, draws=99)
     ground = Ground(case)
     move = ground.moves()[0]
@@ -95,7 +100,7 @@ def test_a_dormant_part_of_a_direction_is_left_out():
     torch.testing.assert_close(awake.unit, torch.eye(D)[1].double(), atol=1e-5, rtol=0)
     assert awake.length == pytest.approx(move.length * 0.5**0.5)
     assert steer(case)[0].p > 0.05
-    asleep = case_of(torch.from_numpy(X), labels, reader(rng), finder=Fixed(torch.eye(D)[:1]))
+    asleep = case_of(torch.from_numpy(X), labels, reader(rng), finder=Fixed(torch.eye(D)[:1], names=("idle=1",)))
     with pytest.raises(UserError, match="direction of length 0"):
         steer(asleep)
 
@@ -153,7 +158,8 @@ def test_leace_erases_the_label_and_random_erasers_are_of_its_kind():
     assert before > 0.8
     assert abs(after) < 0.15
     ground = Ground(case)
-    erasers = steering_nulls._erasers(ground, ground.moves()[0], np.random.default_rng(0))
+    whitening = steering_nulls._whitening(ground)
+    erasers = steering_nulls._erasers(ground, whitening, ground.moves()[0], np.random.default_rng(0))
     ones = (erasers.left * erasers.right).sum(1)  # each is a projection of rank 1
     torch.testing.assert_close(ones, torch.ones_like(ones))
     sigma = torch.cov(ground.subject.activations[torch.from_numpy(ground.learn)].double().mT)
@@ -168,10 +174,77 @@ def test_what_is_erased_is_what_concept_erasure_erases():
     move, learn = ground.moves()[0], torch.from_numpy(ground.learn)
     y = torch.from_numpy(case.subject.labels["used=1"])[learn]
     eraser = LeaceEraser.fit(case.subject.activations[learn].double(), y, constrain_cov_trace=False)
-    x = ground.rows(move.where)
+    x = ground.rows(ground.places(move.number, ERASED))
     clean, moved = (case.subject.downstream(rows.float(), None).double() for rows in (x, eraser(x)))
     kl = (moved.exp() * (moved - clean)).sum(1)
-    assert erasure(case)[0].observed == pytest.approx(float(kl.log().mean()), abs=1e-3)
+    where = ground.places(move.number, ERASED)
+    y_at, rate = (where.sign < 0).double(), case.subject.labels["used=1"].mean()
+    weights = y_at * (rate / y_at.sum()) + (1 - y_at) * ((1 - rate) / (1 - y_at).sum())
+    assert erasure(case)[0].observed == pytest.approx(float((kl @ weights).log()), abs=1e-3)
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.1, 0.02])
+def test_erasing_a_label_is_not_special_where_all_directions_are_read_alike(rate):
+    """However rare the label is and however often it is on at the places: the share of p <= .05, and the median p."""
+    p = [erasure(alike(rate, seed))[0].p for seed in range(40)]
+    assert np.mean(np.array(p) <= 0.05) <= 0.125
+    assert 0.3 <= np.median(p) <= 0.7
+
+
+def alike(rate, seed):
+    """Outputs are the activations in their units: whitened, every direction is read alike.
+
+    Places are where an audit takes them, with the label at half of them.
+    """
+    rng = np.random.default_rng([seed, 11])
+    y = (rng.random(60 * DOCUMENTS) < rate).astype(int)
+    X = rng.normal(size=(len(y), D))
+    X[:, 0] += 2 * y
+    case = case_of(torch.from_numpy(X), {"rare=1": y}, lambda x: x.clone(), seed=seed, draws=39)
+    at = chosen_places(y[:, None], case.subject.groups, 400, seed=seed)
+    alone = replace(case.subject, places=at, weigh=lambda outputs: 1 / torch.from_numpy(X.std(0)))
+    return replace(case, subject=alone)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4], ids=["round", "lopsided"])
+def test_what_is_left_of_the_label_is_what_a_read_out_of_erased_rows_finds(scale):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, DOCUMENTS * ROWS)
+    X = torch.from_numpy(rng.normal(size=(len(y), D)) + 2 * y[:, None] * (np.arange(D) < 3))
+    X[:, -1] *= scale
+    dealt = deal(np.arange(len(y)) % 3)
+    data = folded(X, dealt)
+    assert (data.basis is not None) == (scale > 1)
+    left, right = (torch.from_numpy((np.arange(D) < 3) + 0.1 * rng.normal(size=D)) for _ in range(2))
+    left[-1], right[-1] = left[-1] * scale, right[-1] / scale
+    right = right / (left @ right)
+    rows = X - torch.outer((X - X.mean(0)) @ right, left)
+    Y = as_float(np.stack([y, rng.permutation(y)], 1))
+    found = steering_nulls._erased(data, left, right).r(Y)
+    np.testing.assert_allclose(found.numpy(), folded(rows, dealt).r(Y).numpy(), atol=2e-3)
+    assert found[0] < 0.8 * data.r(Y)[0]
+
+
+def test_the_finders_own_direction_is_a_member_where_it_has_one():
+    case = read_and_idle()
+    finder = Fixed(torch.eye(D)[:2], names=("used=1", "idle=1"))
+    told = case_of(
+        case.subject.activations, dict(case.subject.labels), case_outputs(case), finder=finder, draws=case.draws
+    )
+    found = family(told)
+    assert [o.statistic.split(":")[0] for o in found] == [*MEMBERS, OWN] * 2
+    used, idle = (o for o in found if o.statistic.startswith(OWN))
+    assert used.p <= 0.05 < idle.p
+    assert [o.statistic.split(":")[0] for o in family(case)] == [*MEMBERS] * 2
+
+
+def case_outputs(case):
+    return lambda x: case.subject.downstream(x, None)
+
+
+def test_the_finders_own_direction_has_uniform_p_where_it_is_one_of_those_drawn():
+    p = [family(random_case(seed))[-1].p for seed in range(SEEDS)]
+    assert are_uniform(p)
 
 
 def test_a_label_that_is_one_thing_in_half_of_the_documents_is_refused():

@@ -164,6 +164,7 @@ def test_a_cascade_is_a_curve_from_the_block_at_the_hook_down(case, outcomes):
     assert len(found.null) == 2
     assert found.observed > found.null[0] > found.null[1]
     assert found.note == "a draw is a depth: top blocks up to the hook drawn, 1, 2 of 2; the rank is no test"
+    assert found.survived(1.0) is None
 
 
 @pytest.mark.parametrize(
