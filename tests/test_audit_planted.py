@@ -12,7 +12,7 @@ from controls.finders import Labels
 from controls.judging import Budget
 from toolkit.language import load_model
 
-SPENDING = Spending(3000, 3000, 400, Budget(199, 99, 39, Effort(16, 60, 8, 199, 2)), 99, 19, 0)
+SPENDING = Spending(3000, 3000, 1500, Budget(199, 99, 39, Effort(16, 250, 16, 199, 2)), 99, 39, 0)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_the_model_has_learned_what_it_was_to_learn(planted):
     first, between = texts(300, seed=77)
     lines = [" ".join([*(FIRST[f] for f in three), *(WORDS[w] for w in words), "go"])
              for three, words in zip(first, between, strict=True)]  # fmt: skip
-    ids = torch.tensor([[0, *planted.tokenizer(line)["input_ids"]] for line in lines])
+    ids = torch.tensor([[0, *planted.tokenizer(line, add_special_tokens=False)["input_ids"]] for line in lines])
     said = planted.bridge(ids)[:, -1].argmax(1).numpy()
     assert (said == planted.tokenizer.convert_tokens_to_ids(["left", "right"])[0] + first.sum(1) % 2).mean() > 0.98
 
@@ -42,7 +42,7 @@ def test_a_variable_that_training_computes_and_that_is_read_is_a_model_feature(p
     assert one.verdict == "model"
     assert one.place == "computed / used"
     survived = {outcome.control: outcome.p for outcome in one.evidence.outcomes}
-    assert survived["interventions.ablate"] <= 0.05
+    assert survived["interventions.ablate"] <= 0.025
     assert max(survived["weights.init"], survived["weights.spectrum"]) <= 0.025
     assert one.evidence.curve.on[-2] > 0.5 > one.evidence.curve.on[3]  # by its own length, and by none of it
 
