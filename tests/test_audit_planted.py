@@ -42,7 +42,7 @@ def test_a_variable_that_training_computes_and_that_is_read_is_a_model_feature(p
     assert one.verdict == "model"
     assert one.place == "computed / used"
     survived = {outcome.control: outcome.p for outcome in one.evidence.outcomes}
-    assert survived["interventions.ablate"] <= 0.025
+    assert survived["interventions.ablate"] <= 0.05
     assert max(survived["weights.init"], survived["weights.spectrum"]) <= 0.025
     assert one.evidence.curve.on[-2] > 0.5 > one.evidence.curve.on[3]  # by its own length, and by none of it
 
