@@ -112,8 +112,8 @@ def _plain_r(work: Work, y: np.ndarray) -> float:
     for fold in data.dealt.slices:
         kept = np.ones(len(y), bool)
         kept[fold] = False
-        X = data.X.double().numpy()
-        fitted = Ridge(alpha=data.ridge * kept.sum()).fit(X[kept], y[kept])
+        X = (data.X.double() / data.ridge.sqrt()).numpy()  # a ridge of its own for each column, as data has it
+        fitted = Ridge(alpha=float(kept.sum())).fit(X[kept], y[kept])
         scale = fitted.predict(X[kept]).std()
         scores[fold] = (fitted.predict(X[fold]) - fitted.intercept_) / scale
     return float(np.corrcoef(scores, y)[0, 1])
