@@ -16,7 +16,7 @@ PROG = "python -m controls"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, 1 where an error rate misses its bar, 2 after a mistake that one line explains."""
     given = sys.argv[1:] if argv is None else argv
-    return exit_code(lambda: _work(given), less="take fewer --rows or --workers", kept="finished seeds")
+    return exit_code(lambda: _work(given), less="ask for less, or take fewer --workers", kept="finished parts")
 
 
 def _work(argv: Sequence[str]) -> int:
@@ -33,14 +33,14 @@ def _parse(argv: Sequence[str]) -> Namespace:
     )
     one.set_defaults(action=_calibrate)
     one.add_argument("--world", default="all", metavar="NAME", help="a world, package.module:ClassName, or all six")
-    one.add_argument("--seeds", type=int, default=300, help="networks and data sets of each world (default: 300)")
-    one.add_argument("--rows", type=int, default=4000, help="rows of each (default: 4000)")
+    one.add_argument("--seeds", type=int, default=300, help="networks and data sets of each world")
+    one.add_argument("--rows", type=int, default=4000, help="rows of each")
     one.add_argument("--power", type=int, default=0, metavar="SEEDS", help="of each point of the curves of power")
-    one.add_argument("--alpha", type=float, default=0.05, help="error rate asked for (default: .05)")
-    one.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: every core)")
+    one.add_argument("--alpha", type=float, default=0.05, help="error rate asked for")
+    one.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     one.add_argument("--cluster", default="", metavar="ADDRESS", help="a Dask scheduler, in place of processes")
-    one.add_argument("--seed", type=int, default=0, help="every draw follows from it (default: 0)")
-    one.add_argument("--out", default="runs", metavar="FOLDER", help="folder of the runs (default: runs)")
+    one.add_argument("--seed", type=int, default=0, help="every draw follows from it")
+    one.add_argument("--out", default="runs", metavar="FOLDER", help="folder of the runs")
     one.add_argument("--resume", action="store_true", help="go on with the newest unfinished run of each world")
     one.add_argument("--quiet", action="store_true", help="no progress bars")
     chosen, rest = parser.parse_known_args(list(argv))
