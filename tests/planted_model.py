@@ -1,9 +1,9 @@
-"""A small GPT-2 trained on a language whose truth is known: the parity of its first three words decides what follows.
+"""A small GPT-2 trained on a language whose truth is known: the parity of its first four words decides what follows.
 
-Texts are "red blue red w31 w7 ... go left" and "red red red w12 w31 ... go right", the words between drawn from many.
-To say what follows "go" a network has to work out the parity, which no network does by chance: a variable that
-training puts there and that is read. On what arbitrary list the last word between stands is in any network, by that
-word itself, and changes no prediction.
+Texts are "red blue red red w31 w7 ... go right" and "red blue blue red w12 w31 ... go left", the words between drawn
+from many. To say what follows "go" a network has to work out the parity, which no network does by chance: a variable
+that training puts there and that is read. On what arbitrary list the last word between stands is in any network, by
+that word itself; what is said after such a word was never trained.
 """
 
 import csv
@@ -16,15 +16,15 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 WORDS = [f"w{number}" for number in range(300)]
 FIRST, LAST = ("red", "blue"), ("left", "right")
 LENGTH = 4
-"""Words between the first three and "go"."""
+"""Words between the first four and "go"."""
 VOCABULARY = ["<end>", "go", *FIRST, *LAST, *WORDS]
-STEPS, BATCH = 600, 128
+STEPS, BATCH = 1200, 128
 
 
 def texts(count, *, seed):
-    """First words, 0 or 1, and the words between: (count, 3), (count, LENGTH)."""
+    """First words, 0 or 1, and the words between: (count, 4), (count, LENGTH)."""
     rng = np.random.default_rng(seed)
-    return rng.integers(0, 2, (count, 3)), rng.integers(0, len(WORDS), (count, LENGTH))
+    return rng.integers(0, 2, (count, 4)), rng.integers(0, len(WORDS), (count, LENGTH))
 
 
 def write_model(folder):
@@ -63,17 +63,17 @@ def _train(network):
 
 
 def write_texts(file, count, *, seed, kind):
-    """A labelled table: "parity", texts up to "go" labelled by their first three words; "list", up to a word between,
+    """A labelled table: "parity", texts up to "go" labelled by their first four words; "list", up to a word between,
     labelled by whether that one is on an arbitrary list."""
     first, between = texts(count, seed=seed)
     listed = np.random.default_rng(5).random(len(WORDS)) < 0.5
     with file.open("w", newline="") as out:
         table = csv.writer(out)
         table.writerow(["text", "label"])
-        for three, words in zip(first, between, strict=True):
-            said = [*(FIRST[f] for f in three), *(WORDS[w] for w in words)]
+        for four, words in zip(first, between, strict=True):
+            said = [*(FIRST[f] for f in four), *(WORDS[w] for w in words)]
             if kind == "parity":
-                table.writerow([" ".join([*said, "go"]), "odd" if three.sum() % 2 else "even"])
+                table.writerow([" ".join([*said, "go"]), "odd" if four.sum() % 2 else "even"])
             else:
                 table.writerow([" ".join(said), "listed" if listed[words[-1]] else "other"])
     return str(file)

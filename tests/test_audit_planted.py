@@ -29,8 +29,8 @@ def judged(model, folder, kind, label, further=()):
 
 def test_the_model_has_learned_what_it_was_to_learn(planted):
     first, between = texts(300, seed=77)
-    lines = [" ".join([*(FIRST[f] for f in three), *(WORDS[w] for w in words), "go"])
-             for three, words in zip(first, between, strict=True)]  # fmt: skip
+    lines = [" ".join([*(FIRST[f] for f in four), *(WORDS[w] for w in words), "go"])
+             for four, words in zip(first, between, strict=True)]  # fmt: skip
     ids = torch.tensor([[0, *planted.tokenizer(line, add_special_tokens=False)["input_ids"]] for line in lines])
     said = planted.bridge(ids)[:, -1].argmax(1).numpy()
     assert (said == planted.tokenizer.convert_tokens_to_ids(["left", "right"])[0] + first.sum(1) % 2).mean() > 0.98
@@ -48,9 +48,9 @@ def test_a_variable_that_training_computes_and_that_is_read_is_a_model_feature(p
 
 
 @pytest.mark.slow
-def test_a_list_of_words_that_changes_nothing_is_a_dataset_feature(planted, tmp_path):
+def test_a_list_of_words_is_no_feature_of_the_model(planted, tmp_path):
     one = judged(planted, tmp_path, "list", "label=listed")
-    assert one.verdict == "dataset"
-    assert one.place == "inherited / unread"
+    assert one.place.startswith("inherited")
+    assert one.verdict not in ("model", "unread")
     assert one.evidence.p_found <= 0.025  # it is there, as in any network
     assert np.isclose(one.evidence.token.effect, 0)
