@@ -148,7 +148,8 @@ def told(rates: Rates, chosen: str, *, features: int, available: int, workers: i
     parts: Sequence[str] = [
         f"{name} {duration(rates.seconds(one, alpha=alpha, **sizes))}" for name, one in BUDGETS.items()
     ]
-    return f"{features} features, {workers} worker{'s' * (workers > 1)}, about: {', '.join(parts)}; this is {chosen}"
+    who = f"{features} features, {workers} worker{'s' * (workers > 1)}"
+    return f"{who}, about: {', '.join(parts)}, further controls on top; this is {chosen}"
 
 
 def duration(seconds: float) -> str:
