@@ -114,7 +114,7 @@ def run(job: Job, *, out: str, workers: int, cluster: str = "", resume: bool = F
     """Audit, and write the run folder.
 
     Raises:
-        UserError: whatever does not go together, before a folder is made; a worker that died.
+        UserError: whatever does not go together, leaving no folder; a worker that died.
     """
     config = {**asdict(job), "labels": list(job.labels)}
     opened, began = open_run(out, "audit", config, resume=resume), time.monotonic()

@@ -117,21 +117,14 @@ def test_a_killed_audit_goes_on_to_the_same_numbers(source, tmp_path, monkeypatc
     assert not list(whole.folder.glob("activations*"))
 
 
+def flags_of(source, out):
+    return ["--hook", HOOK, "--corpus", source, "--budget", "quick", "--out", str(out)]
+
+
 @pytest.mark.usefixtures("small_budget")
 def test_bad_input_is_one_line_and_leaves_nothing(source, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("UD_TREEBANK", raising=False)
-    base = [
-        "audit",
-        "--hook",
-        HOOK,
-        "--corpus",
-        source,
-        "--budget",
-        "quick",
-        "--out",
-        str(tmp_path / "runs"),
-        "--quiet",
-    ]
+    base = ["audit", *flags_of(source, tmp_path / "runs"), "--quiet"]
     cases = {
         "did you mean 'VERB'": ["--labels", "upos=VERBB"],
         "did you mean 'blocks.2.hook_resid_post'": ["--labels", "upos=VERB", "--hook", "blocks.2.hook_resid_pst"],
@@ -185,18 +178,7 @@ def test_labels_of_one_corpus_and_another_are_refused():
 
 @pytest.mark.usefixtures("small_budget")
 def test_one_control_by_itself_says_what_it_tests(source, tmp_path, capsys):
-    flags = [
-        "--hook",
-        HOOK,
-        "--corpus",
-        source,
-        "--budget",
-        "quick",
-        "--out",
-        str(tmp_path),
-        "--labels",
-        "ud:upos=VERB",
-    ]
+    flags = [*flags_of(source, tmp_path), "--labels", "ud:upos=VERB"]
     assert main(["run", "labels.iid", *flags, "--draws", "59"]) == 0
     said = capsys.readouterr().out
     assert "null: " in said

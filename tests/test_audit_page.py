@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -208,19 +207,6 @@ def test_a_feature_with_forty_controls_takes_little_of_the_page(tmp_path):
         result["metrics"]["features"] = [one] * count
         sizes.append(written(tmp_path, result).stat().st_size)
     assert (sizes[1] - sizes[0]) / 10 < 25_000  # 200 features: 5 MB
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Headless Chromium."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if binary is None:
-        pytest.skip("no chromium on this machine: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=binary, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -69,19 +69,6 @@ def page(runs):
     return runs / "report.html"
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """Headless Chromium."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if binary is None:
-        pytest.skip("no chromium on this machine: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=binary, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
 def test_text_is_escaped_and_data_cannot_end_its_element(page):
     text = page.read_text("utf-8").replace(report._plotly(), "")
     assert "<script>alert" not in text
