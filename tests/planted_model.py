@@ -18,13 +18,20 @@ FIRST, LAST = ("red", "blue"), ("left", "right")
 LENGTH = 4
 """Words between the first four and "go"."""
 VOCABULARY = ["<end>", "go", *FIRST, *LAST, *WORDS]
-STEPS, BATCH = 1200, 128
+STEPS, BATCH = 1000, 128
 
 
 def texts(count, *, seed):
     """First words, 0 or 1, and the words between: (count, 4), (count, LENGTH)."""
     rng = np.random.default_rng(seed)
     return rng.integers(0, 2, (count, 4)), rng.integers(0, len(WORDS), (count, LENGTH))
+
+
+def lopsided_texts(count, *, seed):
+    """As `texts`, each with a share of blue of its own: under fair coins alone every part of a parity is chance, and
+    three trainings in eight find nothing in 1,200 steps; so all eight do in 800."""
+    rng = np.random.default_rng(seed)
+    return (rng.random((count, 4)) < rng.random((count, 1))).astype(int), rng.integers(0, len(WORDS), (count, LENGTH))
 
 
 def write_model(folder):
@@ -50,7 +57,7 @@ def _train(network):
     optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=STEPS)
     for step in range(STEPS):
-        first, between = texts(BATCH, seed=[1, step])
+        first, between = lopsided_texts(BATCH, seed=[1, step])
         odd = first.sum(1, keepdims=True) % 2
         ids = np.concatenate([np.zeros((BATCH, 1), int), 2 + first, 6 + between, np.ones((BATCH, 1), int), 4 + odd], 1)
         tokens = torch.from_numpy(ids)
