@@ -4,9 +4,13 @@ Texts are "red blue red red w31 w7 ... go right" and "red blue blue red w12 w31 
 from many. To say what follows "go" a network has to work out the parity, which no network does by chance: a variable
 that training puts there and that is read. On what arbitrary list the last word between stands is in any network, by
 that word itself; what is said after such a word was never trained.
+
+Its weights are kept in tests/planted_gpt2: `python tests/planted_model.py` trains them anew, and another machine's
+rounding ends elsewhere.
 """
 
 import csv
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +23,7 @@ LENGTH = 4
 """Words between the first four and "go"."""
 VOCABULARY = ["<end>", "go", *FIRST, *LAST, *WORDS]
 STEPS, BATCH = 1000, 128
+FOLDER = Path(__file__).parent / "planted_gpt2"
 
 
 def texts(count, *, seed):
@@ -35,7 +40,7 @@ def lopsided_texts(count, *, seed):
 
 
 def write_model(folder):
-    """Train it and write it with its tokenizer; returns the folder."""
+    """Train it and write it with its tokenizer."""
     known = {word: number for number, word in enumerate(VOCABULARY)}
     tokenizer = Tokenizer(models.WordLevel(known, unk_token="<end>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -50,7 +55,6 @@ def write_model(folder):
         network = GPT2LMHeadModel(GPT2Config(**size, **ends, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0))
         _train(network)
     network.eval().save_pretrained(folder)
-    return str(folder)
 
 
 def _train(network):
@@ -84,3 +88,7 @@ def write_texts(file, count, *, seed, kind):
             else:
                 table.writerow([" ".join(said), "listed" if listed[words[-1]] else "other"])
     return str(file)
+
+
+if __name__ == "__main__":
+    write_model(FOLDER)

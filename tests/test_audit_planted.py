@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from planted_model import FIRST, WORDS, texts, write_model, write_texts
+from planted_model import FIRST, FOLDER, WORDS, texts, write_texts
 
 from controls.audit import audit
 from controls.axis_causal import Effort
@@ -16,8 +16,8 @@ SPENDING = Spending(3000, 3000, 1500, Budget(199, 99, 39, Effort(16, 250, 16, 19
 
 
 @pytest.fixture(scope="module")
-def planted(tmp_path_factory):
-    return load_model(write_model(tmp_path_factory.mktemp("planted")))
+def planted():
+    return load_model(str(FOLDER))
 
 
 def judged(model, folder, kind, label, further=()):
