@@ -50,6 +50,18 @@ def _parse(argv: Sequence[str]) -> Namespace:
         metavar="TEXT",
         help="file, folder, nltk:NAME or hf:NAME to train on, or .conllu to read",
     )
+    running.add_argument(
+        "--hook", default="", metavar="NAME", help="where a model is asked, such as blocks.2.hook_resid_post"
+    )
+    running.add_argument("--sae", default="", metavar="SOURCE", help="a folder in sae-lens's format, or release:id")
+    running.add_argument(
+        "--set",
+        default=[],
+        action="append",
+        dest="given",
+        metavar="NAME=VALUE",
+        help="a setting by name; repeat for more",
+    )
     reporting = actions.add_parser("report", help="one page over everything that has run")
     reporting.set_defaults(action=_report)
     reporting.add_argument("--to", default="", metavar="FILE", help="the page (default: report.html in --out)")
@@ -92,7 +104,7 @@ def _run(chosen: Namespace) -> int:
     from experiments.running import How, run, runnable
 
     settings = {name: getattr(chosen, name) for name in How.__dataclass_fields__}
-    how = How(**settings)
+    how = How(**{**settings, "given": tuple(chosen.given)})
     wanted, left_out = runnable(chosen.names, how)
     for why in dict.fromkeys(left_out.values()):
         print(f"left out, {', '.join(name for name in left_out if left_out[name] == why)}: {why}")

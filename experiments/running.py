@@ -14,12 +14,12 @@ from experiments.report import write_figures
 from experiments.static import draw
 from toolkit.configs import to_dict
 from toolkit.corpora import documents
-from toolkit.errors import UserError, require
+from toolkit.errors import UserError, require, unknown
 from toolkit.language import check_model
 from toolkit.runs import Run, open_run, plain, versions, write_json, writing
 from toolkit.sweep import CELLS, sweep
 
-_GIVEN = ("model", "frequencies", "corpus")
+_GIVEN = ("model", "frequencies", "corpus", "hook", "sae")
 FIGURES = "figures.json"
 """The figures of a run as data, beside their drawings."""
 WITHOUT_MODEL = "no model given: --model takes a folder or a hub name such as gpt2 (--scale smoke plants its own)"
@@ -52,6 +52,12 @@ class How:
     """Text file that its tokens are counted in."""
     corpus: str = ""
     """Text to train on, as toolkit.corpora.documents takes it."""
+    hook: str = ""
+    """Where a model's activations are read or moved; with commas many."""
+    sae: str = ""
+    """A folder in sae-lens's format or release:id."""
+    given: tuple[str, ...] = ()
+    """Further settings, NAME=VALUE each."""
 
     def __post_init__(self) -> None:
         require(self.workers >= 1, f"--workers must be at least 1, got {self.workers}")
@@ -114,7 +120,36 @@ def settings_of(experiment: Experiment, how: How) -> Any:
     settings = experiment.settings(how.scale)
     _refuse_untaken(experiment, how)
     require(not (lacking := _lacking(experiment, how)), f"{experiment.name}: {lacking}")
-    return replace(settings, **_given(how))
+    return replace(settings, **{**changed(settings, how.given), **_given(how)})
+
+
+def changed(settings: Any, given: Sequence[str]) -> dict[str, Any]:
+    """Settings by name, from NAME=VALUE each; values that are many stand apart by commas.
+
+    Raises:
+        UserError: no such setting (the nearest is named), or a value of another type.
+    """
+    found = dict[str, Any]()
+    for each in given:
+        name, _, value = each.partition("=")
+        if name not in to_dict(settings):
+            raise unknown("setting", name, to_dict(settings))
+        found[name] = _like(getattr(settings, name), value, name)
+    return found
+
+
+def _name(given: str) -> str:
+    return given.partition("=")[0]
+
+
+def _like(present: Any, value: str, name: str) -> Any:
+    """A value as what it takes the place of."""
+    if isinstance(present, tuple):
+        return tuple(_like(present[0] if present else "", part.strip(), name) for part in value.split(","))
+    try:
+        return {"true": True, "false": False}[value.lower()] if isinstance(present, bool) else type(present)(value)
+    except (ValueError, KeyError):
+        raise UserError(f"--set {name}={value}: expected {type(present).__name__}, such as {present!r}") from None
 
 
 def _given(how: How) -> dict[str, Any]:
@@ -143,6 +178,9 @@ def runnable(names: Sequence[str], how: How) -> tuple[list[tuple[Experiment, How
     for name, value in _given(how).items():
         taken = any(e.takes(name) for e in wanted)
         require(taken, f"none of {', '.join(names)} takes --{name}, got {value!r}: leave it out")
+    for name in (_name(each) for each in how.given):
+        if not any(e.takes(name) for e in wanted):
+            raise unknown("setting", name, {key: 0 for e in wanted for key in to_dict(e.settings(how.scale))})
     if how.model:
         check_model(how.model)
     if how.corpus:
@@ -166,7 +204,7 @@ def _lacking(experiment: Experiment, how: How) -> str:
 
 def _without(how: How, experiment: Experiment) -> How:
     untaken: dict[str, Any] = {name: "" for name in _GIVEN if not experiment.takes(name)}
-    return replace(how, **untaken)
+    return replace(how, **untaken, given=tuple(each for each in how.given if experiment.takes(_name(each))))
 
 
 def compute(experiment: Experiment, settings: Any, how: How, folder: Path) -> Outcome:

@@ -8,6 +8,7 @@ import torch
 
 from experiments import registry
 from experiments.network import control_tasks_report, planted_words, words
+from experiments.network.networks import network
 from toolkit.activations import harvest
 from toolkit.corpora import Document
 from toolkit.errors import UserError
@@ -75,10 +76,10 @@ def test_a_row_is_that_of_its_words_last_token_at_each_layer(settings):
 
 def test_the_model_before_training_is_its_own_step_0_or_its_architectures_draw(settings, tiny_model):
     begun = load_model("tiny-gpt2", revision="step_0")
-    assert words._model("tiny-gpt2", "random", 5).weights_hash == begun.weights_hash
-    drawn = [words._model(str(tiny_model), "random", seed).weights_hash for seed in (5, 5, 6)]
+    assert network("tiny-gpt2", "random", seed=5).weights_hash == begun.weights_hash
+    drawn = [network(str(tiny_model), "random", seed=seed).weights_hash for seed in (5, 5, 6)]
     assert drawn[0] == drawn[1] != drawn[2]
-    assert words._model(str(tiny_model), "trained", 5).weights_hash not in drawn
+    assert network(str(tiny_model), "trained", seed=5).weights_hash not in drawn
     both = [words.read_words(settings, arm, 0, 0) for arm in ("trained", "random")]
     assert both[0].types.tolist() == both[1].types.tolist()
     assert not np.allclose(both[0].layers[4], both[1].layers[4])

@@ -8,20 +8,16 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from controls.initialised import initialised
+from experiments.network.networks import network
 from toolkit.activations import harvest
 from toolkit.alignment import token_labels
 from toolkit.corpora import Document
 from toolkit.errors import require
 from toolkit.labelled import Labelled, read_labelled
-from toolkit.language import LanguageModel, load_model
-from toolkit.model_files import model_folder
 from toolkit.text_files import CONLLU
 
 LAYER = "upos"
 """Universal parts of speech."""
-FIRST = "step_0"
-"""The checkpoint before training, where a training kept it."""
 FEWEST = 5
 """Words of a part of speech that folds can share."""
 
@@ -86,7 +82,7 @@ def read_words(settings: Given, arm: str, replicate: int, seed: int) -> Words:
         UserError: the corpus is no CoNLL-U or too small, the model cannot be read or has no tokenizer.
     """
     labelled = _labelled(settings.corpus)
-    model = _model(settings.model, arm, 997 * seed + replicate)
+    model = network(settings.model, arm, seed=997 * seed + replicate)
     require(model.tokenizer is not None, f"{model.name} has no tokenizer: words cannot be turned into its tokens")
     texts = texts_of(labelled, settings, replicate, seed)
     found = token_labels(labelled, model.tokenizer, LAYER)
@@ -127,14 +123,3 @@ def texts_of(labelled: Labelled, settings: Given, replicate: int, seed: int) -> 
 @lru_cache(maxsize=1)
 def _labelled(corpus: str) -> Labelled:
     return read_labelled(corpus)
-
-
-@lru_cache(maxsize=2)
-def _model(name: str, arm: str, seed: int) -> LanguageModel:
-    """The model itself, or before training: its own checkpoint where it is kept, else its architecture's own draw."""
-    if arm == "trained":
-        return load_model(name)
-    folder = model_folder(name)
-    if folder is not None and (folder / "checkpoints" / FIRST).is_dir():
-        return load_model(name, revision=FIRST)
-    return initialised(name, seed=seed)

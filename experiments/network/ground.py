@@ -1,0 +1,241 @@
+"""What experiments on directions stand on: a network at a hook, rows to learn from, an SAE, and places to move them at.
+
+Rows that anything is learned from (covariances, SAEs) and places that are moved stand in different documents. The first
+position of a sequence is left out: what a network keeps there is of another size than all the rest.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from controls.case import activations_at
+from controls.reading import CONTEXT, Reading, read
+from experiments.network import subjects
+from experiments.network.networks import TRAINED, network
+from toolkit.downstream import LanguageDownstream
+from toolkit.errors import require
+from toolkit.language import DEFAULT, LanguageModel
+from toolkit.sae import SAE, LoadedSAE
+
+BLOCK = 512
+"""Rows that go through the rest of the network at a time: each has a vocabulary of outputs."""
+MOVED = 0.4
+"""Of the documents, those with places that are moved; the others are learned from."""
+FEWEST = 8
+"""Documents on each side: intervals are over documents."""
+PER_DOCUMENT = 400
+"""Rows read of one document at most, so that there are many."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What such an experiment is about; its settings begin with these."""
+
+    model: str = ""
+    """tiny-gpt2, a folder or a hub name; empty: tiny-gpt2, on text that it says itself where no corpus is named."""
+    corpus: str = ""
+    """Text: a file, a folder, nltk:NAME."""
+    hook: str = ""
+    """Where activations are moved, with commas between many; empty: after `layers` evenly spaced blocks."""
+    sae: str = ""
+    """A folder in sae-lens's format or release:id; empty: one is trained here at each hook."""
+    layers: int = 3
+    """How many blocks, where no hook is named; the last one is left out: nothing but the unembedding follows it."""
+    width: int = 512
+    """Latents of an SAE that is trained here."""
+    k: int = 16
+    """Of these, on in each row."""
+    steps: int = 600
+    """Of its training."""
+    rows: int = 20_000
+    """Rows of activations in all."""
+    places: int = 128
+    """Of them, those that are moved at most."""
+    position: int = 0
+    """The only position of a sequence, counted from 0, whose rows are moved; 0: any but the first."""
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "width", "k", "steps", "rows", "places"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        require(self.k <= self.width, f"k={self.k} is more than width={self.width}, the number of latents there are")
+        require(self.position >= 0, f"position must not be negative, got {self.position}: positions count from 0")
+        require(
+            not self.sae or self.hook.count(",") == 0, f"one SAE stands at one hook, got {self.hook}: name one --hook"
+        )
+
+    @property
+    def at(self) -> list[str]:
+        """The hooks as cells name them: names, or the number of a block among `layers`."""
+        if self.hook or self.sae:
+            return [part.strip() for part in self.hook.split(",")]
+        return [str(number) for number in range(self.layers)]
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """A network at one hook."""
+
+    model: LanguageModel
+    """The network asked."""
+    hook: str
+    """Where."""
+    learn: Float[Tensor, "rows d"]
+    """Activations of other documents than those of the places."""
+    learned: Int[np.ndarray, " rows"]
+    """Their documents."""
+    rest: LanguageDownstream
+    """From the hook to the next token's log-probabilities, at the places."""
+    documents: Int[np.ndarray, " places"]
+    """Document of each place."""
+    settings: Subject
+    """Where it comes from."""
+    seed: int
+    """Of its draws."""
+
+    @property
+    def x(self) -> Float[Tensor, "places d"]:
+        """Activations at the places."""
+        return self.rest.activations
+
+    @property
+    def positions(self) -> Int[np.ndarray, " places"]:
+        """Where in its sequence each place stands, from 0."""
+        return self.rest.places[:, 1].numpy()
+
+    @cached_property
+    def clean(self) -> Float[Tensor, "places vocabulary"]:
+        """Log-probabilities of the next token with nothing moved."""
+        return self.outputs(self.x, torch.arange(len(self.x)))
+
+    @cached_property
+    def mean(self) -> Float[Tensor, " d"]:
+        """Of the rows to learn from."""
+        return self.learn.mean(0)
+
+    @cached_property
+    def covariance(self) -> Float[Tensor, "d d"]:
+        """Of the rows to learn from."""
+        return torch.cov(self.learn.mT.double())
+
+    @cached_property
+    def sae(self) -> SAE | LoadedSAE:
+        """The SAE at the hook: the one named, or one trained on the rows to learn from.
+
+        Raises:
+            UserError: it cannot be read, reads rows of another width, or was trained on another hook.
+        """
+        return subjects.sae_at(self.settings, self.model, self.hook, self.learn, seed=self.seed)
+
+    def latents(self, rows: Float[Tensor, "rows d"]) -> Float[Tensor, "rows width"]:
+        """Of the SAE."""
+        return self.sae.encode(rows[None])[0].detach()
+
+    def rebuilt(self, rows: Float[Tensor, "rows d"]) -> Float[Tensor, "rows d"]:
+        """By the SAE."""
+        return self.sae(rows[None])[0].detach()
+
+    @torch.no_grad()
+    def outputs(self, rows: Float[Tensor, "rows d"], at: Int[Tensor, " rows"]) -> Float[Tensor, "rows vocabulary"]:
+        """Log-probabilities of the next token where row i stands in for the activation of place at[i]."""
+        parts = zip(rows.split(BLOCK), at.split(BLOCK), strict=True)
+        return torch.cat([self.rest(some, places).cpu() for some, places in parts])
+
+    @torch.no_grad()
+    def divergence(self, rows: Float[Tensor, "rows d"], at: Int[Tensor, " rows"]) -> Float[Tensor, " rows"]:
+        """KL(clean || moved) of the next token in nats, where row i stands in for the activation of place at[i].
+
+        What the network says at the moved position alone; the keys and values that later positions read are as they
+        were. Below about 1e-7 it is rounding.
+        """
+        found = [
+            divergence(self.clean[places], self.rest(some, places).cpu())
+            for some, places in zip(rows.split(BLOCK), at.split(BLOCK), strict=True)
+        ]
+        return torch.cat(found)
+
+    def divergences(self, rows: Float[Tensor, "ways places d"]) -> Float[Tensor, "ways places"]:
+        """The same for many ways of moving every place."""
+        at = torch.arange(rows.shape[1]).repeat(len(rows))
+        return self.divergence(rows.flatten(0, 1), at).view(rows.shape[:2])  # (ways * places, d) -> (ways, places)
+
+
+def divergence(clean: Float[Tensor, "rows outputs"], moved: Float[Tensor, "rows outputs"]) -> Float[Tensor, " rows"]:
+    """KL(clean || moved) of log-probabilities, in nats, never below 0."""
+    return (clean.exp() * (clean - moved)).double().sum(1).clamp(min=0)
+
+
+@lru_cache(maxsize=1)
+def ground(settings: Subject, at: str, *, kind: str = TRAINED, seed: int = 0) -> Ground:
+    """Read text and run the network up to a hook.
+
+    Args:
+        settings: what the experiment is about.
+        at: one of `settings.at`.
+        kind: which network, as `experiments.network.networks.network` has it; the text is the same for all.
+
+    Raises:
+        UserError: a model, hook or text that is not there or too short, a position that no sequence has.
+    """
+    model = network(settings.model or DEFAULT, kind, seed=seed)
+    hook = hook_of(settings, model, at)
+    model.check_hook(hook)
+    text = _reading(settings.model, settings.corpus, settings.rows, seed)
+    text, learned, moved = _dealt(text, settings, seed)
+    sequences = text.part(moved)
+    rest = LanguageDownstream(model, hook, sequences.tokens, sequences.rows)
+    part = text.part(learned)
+    rows = activations_at(model, hook, part.tokens, part.rows)
+    return Ground(model, hook, rows, part.groups, rest, sequences.groups, settings, seed)
+
+
+def hook_of(settings: Subject, model: LanguageModel, at: str) -> str:
+    """The hook that a cell means.
+
+    Raises:
+        UserError: none is named, and the SAE does not say which is its own.
+    """
+    if at.isdigit():
+        blocks = np.linspace(0, max(0, int(model.bridge.cfg.n_layers) - 2), settings.layers).round().astype(int)
+        block = int(blocks[int(at)]) if settings.layers > 1 else max(0, int(model.bridge.cfg.n_layers) // 2 - 1)
+        return f"blocks.{block}.hook_resid_post"
+    return at or subjects.own_hook(settings.sae)
+
+
+@lru_cache(maxsize=1)
+def _reading(model: str, corpus: str, rows: int, seed: int) -> Reading:
+    """Text as the trained network reads it, every token a row."""
+    trained = network(model or DEFAULT)
+    if not corpus:
+        return subjects.said(trained, rows=rows, context=CONTEXT, seed=seed)
+    return read(trained, corpus, [], rows=rows, per_document=PER_DOCUMENT, seed=seed)
+
+
+def _dealt(text: Reading, settings: Subject, seed: int) -> tuple[Reading, np.ndarray, np.ndarray]:
+    """Rows to learn from, and places of other documents, so many from each as there are of the fewest."""
+    rng = np.random.default_rng([seed, 61])
+    positions, documents = text.rows[:, 1].numpy(), int(text.groups.max()) + 1
+    named = f"the text has {documents} documents"
+    require(documents >= 2 * FEWEST, f"{named}, and {2 * FEWEST} are needed, to learn from and to move: give more")
+    held = np.isin(text.groups, rng.permutation(documents)[: max(FEWEST, round(MOVED * documents))])
+    is_there = positions == settings.position if settings.position else positions > 0
+    require(
+        bool((held & is_there).any()),
+        f"no sequence has position {settings.position}: the longest has {text.tokens.shape[1]} tokens, counted from 0",
+    )
+    able = rng.permutation(np.flatnonzero(held & is_there))
+    turn = _turns(text.groups[able])
+    chosen = np.sort(able[np.lexsort((np.arange(len(able)), turn))][: settings.places])
+    return text, np.flatnonzero(~held & (positions > 0)), chosen
+
+
+def _turns(groups: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
+    """For each row how many of its group stand before it."""
+    order = np.argsort(groups, kind="stable")
+    first = np.searchsorted(groups[order], groups[order])
+    turns = np.empty(len(groups), int)
+    turns[order] = np.arange(len(groups)) - first
+    return turns

@@ -1,0 +1,44 @@
+"""Which network is asked: the trained one, a checkpoint of its training, or one with weights drawn anew."""
+
+import re
+from functools import lru_cache
+
+from controls.initialised import initialised
+from controls.model_weights import drawn_anew
+from toolkit.errors import unknown
+from toolkit.language import LanguageModel, load_model
+from toolkit.model_files import model_folder
+
+TRAINED, RANDOM, SPECTRUM = "trained", "random", "spectrum"
+"""As it is; before training; every matrix with its singular values and other singular vectors."""
+FIRST = "step_0"
+"""The checkpoint before training, where a training kept it."""
+
+
+@lru_cache(maxsize=2)
+def network(name: str, kind: str = TRAINED, *, seed: int = 0) -> LanguageModel:
+    """A model as it is, or one of its architecture.
+
+    Args:
+        name: hub name or folder.
+        kind: `trained`; `random`, before training: its own checkpoint where it is kept, else its architecture's own
+            draw; `spectrum`, weights with the singular values of each matrix alone; or a checkpoint such as step_424.
+
+    Raises:
+        UserError: an unknown kind; a model or checkpoint that is not there.
+    """
+    if kind == TRAINED:
+        return load_model(name)
+    if kind == SPECTRUM:
+        return drawn_anew(load_model(name), "spectrum", seed=seed)
+    if re.fullmatch(r"step_\d+", kind):
+        return load_model(name, revision=kind)
+    if kind != RANDOM:
+        raise unknown("network", kind, (TRAINED, RANDOM, SPECTRUM, FIRST))
+    return load_model(name, revision=FIRST) if keeps_first(name) else initialised(name, seed=seed)
+
+
+def keeps_first(name: str) -> bool:
+    """Whether its folder has the weights that its training began with."""
+    folder = model_folder(name)
+    return folder is not None and (folder / "checkpoints" / FIRST).is_dir()
