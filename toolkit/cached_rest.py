@@ -1,5 +1,6 @@
 """The blocks of a language model from a hook on, for one token a row: what came before is kept as keys and values."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
@@ -62,6 +63,24 @@ class CachedRest:
 
     def __call__(self, activations: Tensor, at: Tensor) -> Tensor:
         """Logits (rows, vocabulary) where row i stands in for the activation of place at[i]."""
+        logits: Tensor = self._unembed(self._states(activations, at))[:, 0]
+        return logits
+
+    def until(self, site: tuple[str, str], activations: Tensor, at: Tensor) -> Tensor:
+        """What a later module reads or writes (rows, d), as `module_of` has it, and no further.
+
+        Raises:
+            LookupError: the network does not pass it from here on.
+        """
+        path = site[0] if self._entry is None else _renumbered(site[0], self._entry)
+        with _stopped(self._network.get_submodule(path), site[1]) as seen:
+            self._states(activations, at, blocks=_number(path, self._entry) + 1)
+        if not seen:
+            raise LookupError(f"{site[0]} is not passed")
+        return seen[0][:, 0]
+
+    def _states(self, activations: Tensor, at: Tensor, *, blocks: int | None = None) -> Tensor:
+        """What the unembedding reads, (rows, 1, d); with keys and values for so many blocks, None: all."""
         sequence, position = self._places[at.cpu()].T
         longest = int(position.max())
         before = torch.arange(longest) - (longest - position)[:, None]  # (rows, longest); padding on the left is < 0
@@ -69,15 +88,14 @@ class CachedRest:
         device = activations.device
         given = self._given(sequence, position)
         with self._entered(sequence, position), _replaced(self._network, self._path, self._side, activations):
-            states = self._network(
+            states: Tensor = self._network(
                 **given,
-                past_key_values=self._cache(sequence, before.clamp(min=0)) if longest else None,
+                past_key_values=self._cache(sequence, before.clamp(min=0), blocks) if longest else None,
                 attention_mask=mask.to(device),
                 position_ids=position[:, None].to(device),
                 use_cache=longest > 0,
             ).last_hidden_state
-        logits: Tensor = self._unembed(states)[:, 0]
-        return logits
+        return states
 
     def _given(self, sequence: Tensor, position: Tensor) -> dict[str, Tensor]:
         """A token a row; where blocks were cut off, what stands for it is overwritten at the first one kept."""
@@ -86,11 +104,11 @@ class CachedRest:
             return {"input_ids": self._tokens[sequence, position][:, None].to(device)}
         return {"inputs_embeds": self._stream[sequence, position][:, None]}
 
-    def _cache(self, sequence: Tensor, before: Tensor) -> Any:
+    def _cache(self, sequence: Tensor, before: Tensor, blocks: int | None) -> Any:
         from transformers import DynamicCache
 
         cache = DynamicCache()
-        for number, (keys, values) in enumerate(self._kept):
+        for number, (keys, values) in enumerate(self._kept[:blocks]):
             rows = sequence[:, None].to(keys.device), slice(None), before.to(keys.device)
             cache.update(
                 keys[rows].transpose(1, 2), values[rows].transpose(1, 2), number
@@ -159,6 +177,48 @@ def _after_cut(path: str, entry: tuple[str, int] | None) -> str:
         return path
     holder, number = entry
     return holder + ".0" + path.removeprefix(f"{holder}.{number}")
+
+
+def _renumbered(path: str, entry: tuple[str, int]) -> str:
+    """Of a module in any block that is kept, or in none."""
+    holder, number = entry
+    if not path.startswith(holder + "."):
+        return path
+    block, *within = path.removeprefix(holder + ".").split(".")
+    return ".".join([holder, str(int(block) - number), *within])
+
+
+def _number(path: str, entry: tuple[str, int] | None) -> int:
+    """Of the block that holds a module, or a number no block has."""
+    first = "" if entry is None else path.removeprefix(entry[0] + ".").split(".")[0]
+    return int(first) if first.isdigit() else sys.maxsize - 1
+
+
+class _Reached(Exception):  # noqa: N818 - not an error
+    """The run has come to where it was to stop."""
+
+
+@contextmanager
+def _stopped(module: Any, side: str) -> Iterator[list[Tensor]]:
+    """Within, a run ends at a module, and what it reads or writes there is kept."""
+    seen: list[Tensor] = []
+
+    def stop(value: Any) -> None:
+        seen.append(value[0] if isinstance(value, tuple) else value)
+        raise _Reached
+
+    if side == "in":
+        handle = module.register_forward_pre_hook(
+            lambda _, args, kwargs: stop(args if args else kwargs["hidden_states"]), with_kwargs=True
+        )
+    else:
+        handle = module.register_forward_hook(lambda _, args, output: stop(output))
+    try:
+        yield seen
+    except _Reached:
+        pass
+    finally:
+        handle.remove()
 
 
 @contextmanager
