@@ -1,0 +1,112 @@
+"""SAEs whose latents N4 moves, and what the moves do beside changes of the activation of the same length."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from controls.finder_nulls import like_rows
+from experiments.network.ground import Ground, divergence
+from experiments.network.subjects import BATCH
+from toolkit.frozen_decoder import fit_encoder
+from toolkit.latent_moves import mass_moved, rates, swapped
+from toolkit.metrics import fvu, random_dictionary
+from toolkit.sae import SAE, LoadedSAE, SAEConfig
+from toolkit.same_norm import from_covariance, isotropic
+
+MASS, SWAP = "mass moved", "latents swapped"
+MOVES = (MASS, SWAP)
+LEARNED, UNIFORM, LIKE_ROWS = "trained", "random decoder", "random decoder from the covariance"
+"""Whose latents: decoder directions learned; drawn uniformly; drawn from the activations' covariance."""
+ISOTROPIC, COVARIANCE = "isotropic", "covariance"
+
+
+def random_decoder(g: Ground, kind: str, *, steps: int, seed: int) -> SAE:
+    """An SAE with random decoder directions and a trained encoder, its L0 and number of latents as of the ground's own.
+
+    As many directions as that has latents ever on in the rows to learn from.
+    """
+    on = g.latents(g.learn) != 0
+    k = max(1, round(float(on.sum(1).double().mean())))
+    width = max(int(on.any(0).sum()), k)
+    draw = (
+        like_rows(g.learn, width, seed=seed) if kind == LIKE_ROWS else random_dictionary(width, g.x.shape[1], seed=seed)
+    )
+    config = SAEConfig(architecture="topk", width=width, k=k, steps=steps, batch=BATCH)
+    return fit_encoder(g.learn, draw, config, seed=seed)
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What moves of latents do at every place, and what changes of their lengths do."""
+
+    kl: Float[Tensor, "moves shares draws places"]
+    """KL(clean || moved) in nats."""
+    isotropic: Float[Tensor, "moves shares draws places"]
+    """The same for isotropic noise."""
+    covariance: Float[Tensor, "moves shares draws places"]
+    """For draws from the activations' covariance."""
+    norms: Float[Tensor, "moves shares draws places"]
+    """Lengths of the moves."""
+    broken: float
+    """The most that L0, or the share of the total of the latents, changed."""
+    mismatch: float
+    """Mean |log ratio| of the frequencies of latents that took each other's place."""
+    unexplained: float
+    """Share of the variance of the places' activations that the SAE leaves out."""
+    l0: float
+    """Latents on at a place."""
+
+
+def moved(g: Ground, sae: SAE | LoadedSAE, *, shares: tuple[float, ...], draws: int, rebuilt: bool, seed: int) -> Moved:
+    """Move latents at every place.
+
+    The activation x becomes x + decode(moved) - decode(latents): the SAE's error is in both, and what is compared is
+    the move alone.
+
+    Args:
+        rebuilt: start from the SAE's reconstruction instead, and compare with the outputs at the reconstruction.
+    """
+    frequency = rates(sae.encode(g.learn[None])[0].detach())
+    z = sae.encode(g.x[None])[0].detach()  # last of all: some SAEs decode in the scale of the rows encoded last
+    before = sae.decode(z[None])[0].detach()
+    base = before if rebuilt else g.x
+    clean = g.outputs(base, torch.arange(len(base)))
+    after = _moves(z, frequency, shares, draws, seed)
+    steps = torch.stack([sae.decode(latents[None])[0].detach() - before for latents in after])
+    norms = steps.norm(dim=2)  # (moves * shares * draws, places)
+    many, d = range(len(norms)), base.shape[1]
+    noise = {
+        ISOTROPIC: [isotropic(norms[i], d, draws=1, seed=10_000 * seed + i)[0] for i in many],
+        COVARIANCE: [from_covariance(norms[i], g.covariance, draws=1, seed=10_000 * seed + 5_000 + i)[0] for i in many],
+    }
+    shape = (len(MOVES), len(shares), draws, len(base))
+    return Moved(
+        kl=_kl(g, clean, base, steps).view(shape),
+        isotropic=_kl(g, clean, base, torch.stack(noise[ISOTROPIC])).view(shape),
+        covariance=_kl(g, clean, base, torch.stack(noise[COVARIANCE])).view(shape),
+        norms=norms.view(shape),
+        broken=max(_broken(z, latents) for latents in after),
+        mismatch=swapped(z, frequency, share=max(shares), seed=seed).mismatch,
+        unexplained=fvu(g.x, before),
+        l0=float((z != 0).sum(1).double().mean()),
+    )
+
+
+def _moves(z: Tensor, frequency: Tensor, shares: tuple[float, ...], draws: int, seed: int) -> list[Tensor]:
+    """Latents moved: by move, then share, then draw."""
+    seeds = range(1_000 * seed, 1_000 * seed + draws)
+    mass = [mass_moved(z, share=share, seed=one) for share in shares for one in seeds]
+    return mass + [swapped(z, frequency, share=share, seed=one).latents for share in shares for one in seeds]
+
+
+def _kl(g: Ground, clean: Tensor, base: Tensor, steps: Float[Tensor, "ways places d"]) -> Float[Tensor, "ways places"]:
+    at = torch.arange(len(base))
+    return torch.stack([divergence(clean, g.outputs(base + step, at)) for step in steps]).float()
+
+
+def _broken(z: Tensor, after: Tensor) -> float:
+    on = ((after != 0).sum(1) - (z != 0).sum(1)).abs().max()
+    total = ((after.double().sum(1) - z.double().sum(1)).abs() / z.double().sum(1).clamp(min=1e-30)).max()
+    return max(float(on), float(total))
