@@ -11,6 +11,7 @@ from benchmarks import (
     embedding_saes,
     harvest,
     permutations,
+    perturbations,
     pretraining,
     quadrature,
     sparse_codes,
@@ -18,7 +19,8 @@ from benchmarks import (
     toy_training,
 )
 
-NAMES = ["toy", "quadrature", "toy-saes", "embedding", "sparse", "pretraining", "harvest", "permutations", "audit"]
+NAMES = ["toy", "quadrature", "toy-saes", "embedding", "sparse", "pretraining", "harvest", "permutations", "audit",
+         "perturbations"]  # fmt: skip
 
 
 def main() -> None:
@@ -46,6 +48,8 @@ def main() -> None:
         permutations.report()
     if "audit" in names:
         audit.report(options.model)
+    if "perturbations" in names:
+        perturbations.report(options.model)
 
 
 if __name__ == "__main__":
