@@ -84,8 +84,8 @@ def _list(chosen: Namespace) -> int:
         times = "  ".join(f"{duration(e.seconds[scale]):>7}" for scale in SCALES)
         print(f"{e.row:4}{e.name:{width}}  {times}  {e.claim}")
     print(
-        "\nTimes on two cores. Rows E and N are about tiny-gpt2 unless --model MODEL names another; E6, E7 and N need "
-        "--corpus, N one of .conllu."
+        "\nTimes on two cores. Rows E and N are about tiny-gpt2 unless --model MODEL names another; E6, E7 and N1 "
+        "to N9 need --corpus, N1 and N2 one of .conllu."
     )
     print("At scale paper rows E and N need --model: E1 to E4 are timed for 49,152 x 576, others for GPT-2 on one GPU.")
     print(f"{PROG} run NAME --scale smoke | default | paper")

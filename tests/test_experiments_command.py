@@ -134,6 +134,29 @@ def test_paper_scale_says_its_estimate_first(run, planted, tmp_path):
         (["run", "all", "--model", "x", "--frequencies", "nothing.txt"], "no text file at nothing.txt"),
         (["run", "outside-superposition", "--scale", "smoke", "--modle", "x"], "did you mean '--model'?"),
         (["run", "pentagon", "--seed", "-1"], "--seed must be a whole number"),
+        (["run", "pentagon", "--hook", "x"], "pentagon takes no --hook, got 'x': leave it out"),
+        (["run", "toy/*", "--sae", "x"], "none of toy/* takes --sae, got 'x': leave it out"),
+        (
+            ["run", "attribution", "--scale", "smoke", "--set", "widht=3"],
+            "unknown setting 'widht': did you mean 'width'?",
+        ),
+        (["run", "pentagon", "--set", "width=3"], "unknown setting 'width'"),
+        (["run", "toy/*", "--set", "positoin=3"], "unknown setting 'positoin'"),
+        (["run", "network/*", "--scale", "smoke", "--set", "positoin=3"], "did you mean 'position'?"),
+        (
+            ["run", "attribution", "--scale", "smoke", "--set", "width=many"],
+            "--set width=many: expected int, such as 256",
+        ),
+        (
+            ["run", "attribution", "--scale", "smoke", "--set", "shuffled=perhaps"],
+            "--set shuffled=perhaps: expected bool, such as False",
+        ),
+        (["run", "attribution", "--scale", "smoke", "--set", "width"], "--set width=: expected int"),
+        (["run", "attribution", "--scale", "smoke", "--set", "k=300"], "k=300 is more than width=256"),
+        (
+            ["run", "attribution", "--scale", "smoke", "--sae", "x", "--hook", "a,b"],
+            "one SAE stands at one hook, got a,b: name one --hook",
+        ),
         (["run"], "the following arguments are required: NAME"),
         (["rnu"], "unknown command 'rnu': did you mean 'run'?"),
         ([], "the following arguments are required: command"),
@@ -203,16 +226,53 @@ def test_a_pattern_gives_the_text_to_those_that_read_it(run, started, tmp_path):
 def test_a_pattern_gives_the_model_to_those_that_take_it(run, started, tiny_model):
     code, out, _ = run("run", "all", "--model", tiny_model)
     assert code == 0
-    lacking = {"error-over-pretraining", "frozen-embedding", "one-row", "control-tasks", "steering"}
+    readers = [e.name for e in registry.experiments() if e.takes("corpus")]
+    lacking = {"error-over-pretraining", *readers}
     for experiment in registry.experiments():
         if experiment.name not in lacking:
             assert getattr(started[experiment.name], "model", None) == (
-                str(tiny_model) if experiment.group in ("embedding", "network") else None
+                str(tiny_model) if experiment.takes("model") else None
             )
     assert set(started) == {e.name for e in registry.experiments()} - lacking
     lines = [line for line in out.splitlines() if line.startswith("left out, ")]
     assert lines[0].startswith(f"left out, error-over-pretraining: {tiny_model} has no checkpoints: expected a folder")
-    assert lines[1].startswith("left out, frozen-embedding, one-row, control-tasks, steering: no corpus given")
+    assert lines[1].startswith(f"left out, {', '.join(readers)}: no corpus given")
+
+
+def test_settings_are_taken_as_what_they_replace(run, started):
+    sets = ("width=64", "shuffled=TRUE", "networks=trained, spectrum", "hook=blocks.2.hook_resid_post")
+    code, _, _ = run("run", "attribution", "--scale", "smoke", *(word for each in sets for word in ("--set", each)))
+    settings = started["attribution"]
+    assert code == 0
+    assert (settings.width, settings.shuffled, settings.networks) == (64, True, ("trained", "spectrum"))
+    assert settings.at == ["blocks.2.hook_resid_post"]
+    assert settings.rows == registry.chosen(["attribution"])[0].settings("smoke").rows
+
+
+def test_a_pattern_hands_a_setting_or_a_hook_to_those_that_take_it_and_to_no_other(run, started):
+    plain = {e.name: e.settings("smoke") for e in registry.experiments()}
+    code, _, _ = run("run", "network/*", "pentagon", "--scale", "smoke", "--set", "position=3")
+    assert code == 2  # pentagon is asked for by its name and takes none
+    code, _, _ = run(
+        "run", "network/*", "pent*", "--scale", "smoke", "--set", "position=3", "--hook", "blocks.0.hook_mlp_out"
+    )
+    assert code == 0
+    takers = {name for name in started if hasattr(plain[name], "position")}
+    assert {"attribution"} < takers < set(started)
+    for name, settings in started.items():
+        changed = {"position": 3, "hook": "blocks.0.hook_mlp_out"}
+        assert settings == replace(plain[name], **{k: v for k, v in changed.items() if hasattr(plain[name], k)})
+
+
+def test_a_hook_or_an_sae_that_is_not_there_is_one_line_when_it_is_met(run, tmp_path):
+    asked = ("run", "attribution", "--scale", "smoke", "--workers", 1, "--quiet", "--out", tmp_path)
+    code, _, err = run(*asked, "--hook", "blocks.1.hook_resid_pots")
+    assert code == 2
+    assert "did you mean 'blocks.1.hook_resid_post'" in err
+    code, _, err = run(*asked, "--sae", "./none")
+    assert code == 2
+    assert err.splitlines()[-1].startswith("error: no SAE at ./none: expected a folder written by sae-lens")
+    assert not [path for path in tmp_path.glob("attribution/.*") if path.is_dir()]
 
 
 def test_a_run_of_another_model_is_not_resumed(run, tiny_model, tmp_path):
@@ -292,6 +352,9 @@ def test_help_is_quick_and_whole():
         "--model",
         "--frequencies",
         "--corpus",
+        "--hook",
+        "--sae",
+        "--set",
     ):
         assert flag in done.stdout
     assert " torch\n" not in done.stderr  # nothing heavy is imported for it

@@ -1,4 +1,4 @@
-"""Values of places brought to documents, which are what is resampled: means, and ratios of means with their interval."""
+"""Values of places brought to documents, which are what is resampled: means, ratios of means with their interval."""
 
 from collections.abc import Callable
 
