@@ -2,8 +2,9 @@
 
 Bars were set from `superposition_error` alone before anything was measured, but for the two on frozen inputs, which
 were added after a first default run and before they were measured. At these sizes its own slopes are up to .23 away
-from the powers of the leading term, which hold where T m is far above D and the error far below 1. A first run at scale smoke found dense codes 1.8 times as wrong as predicted; noise common to copies was then added to the
-prediction. Sizes of scale smoke were chosen after it too (more copies, wider sweeps), those of scale default were not.
+from the powers of the leading term, which hold where T m is far above D and the error far below 1. A first run at scale
+smoke found dense codes 1.8 times as wrong as predicted; noise common to copies was then added to the prediction. Sizes
+of scale smoke were chosen after it too (more copies, wider sweeps), those of scale default were not.
 """
 
 import math
