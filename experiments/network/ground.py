@@ -27,8 +27,8 @@ MOVED = 0.4
 """Of the documents, those with places that are moved; the others are learned from."""
 FEWEST = 8
 """Documents on each side: intervals are over documents."""
-PER_DOCUMENT = 400
-"""Rows read of one document at most, so that there are many."""
+PER_DOCUMENT, MANY = 400, 30
+"""Rows read of one document at most, and documents read where there are as many."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +183,8 @@ def ground(settings: Subject, at: str, *, kind: str = TRAINED, seed: int = 0) ->
     model = network(settings.model or DEFAULT, kind, seed=seed)
     hook = hook_of(settings, model, at)
     model.check_hook(hook)
+    if settings.sae:
+        subjects.check_hook(settings.sae, hook)
     text = _reading(settings.model, settings.corpus, settings.rows, seed)
     text, learned, moved = _dealt(text, settings, seed)
     sequences = text.part(moved)
@@ -211,7 +213,8 @@ def _reading(model: str, corpus: str, rows: int, seed: int) -> Reading:
     trained = network(model or DEFAULT)
     if not corpus:
         return subjects.said(trained, rows=rows, context=CONTEXT, seed=seed)
-    return read(trained, corpus, [], rows=rows, per_document=PER_DOCUMENT, seed=seed)
+    per_document = min(PER_DOCUMENT, max(1, rows // MANY))
+    return read(trained, corpus, [], rows=rows, per_document=per_document, seed=seed)
 
 
 def _dealt(text: Reading, settings: Subject, seed: int) -> tuple[Reading, np.ndarray, np.ndarray]:

@@ -30,9 +30,9 @@ def sae_at(
     """
     if not settings.sae:
         return trained(rows, width=settings.width, k=settings.k, steps=settings.steps, seed=seed)
+    check_hook(settings.sae, hook)
     sae = _read(settings.sae)
-    own, d = sae.metadata.get("hook_name"), sae.W_dec.shape[2]
-    require(own in (None, "", hook), f"the SAE {settings.sae} was trained on {own}, and this is {hook}: --hook {own}")
+    d = sae.W_dec.shape[2]
     holds = f"and {hook} of {model.name} holds {rows.shape[1]}"
     require(d == rows.shape[1], f"the SAE {settings.sae} reads rows of {d} numbers, {holds}: it is another's")
     return sae
@@ -44,6 +44,16 @@ def trained(rows: Float[Tensor, "rows d"], *, width: int, k: int, steps: int, se
     scale = float((rows - mean).square().sum(1).mean().clamp(min=1e-30).rsqrt()) * rows.shape[1] ** 0.5
     config = SAEConfig(architecture="topk", width=width, k=k, steps=steps, batch=BATCH)
     return fit_sae((rows - mean) * scale, config, seed=seed).unscaled(mean, scale)
+
+
+def check_hook(source: str, hook: str) -> None:
+    """Refuse an SAE of another hook, by its own word.
+
+    Raises:
+        UserError: it says that it was trained elsewhere.
+    """
+    own = _read(source).metadata.get("hook_name")
+    require(own in (None, "", hook), f"the SAE {source} was trained on {own}, and this is {hook}: --hook {own}")
 
 
 def own_hook(source: str) -> str:
