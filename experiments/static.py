@@ -11,7 +11,7 @@ from matplotlib.axis import Axis
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from experiments.figures import COLOURS
 
@@ -51,8 +51,14 @@ def _plot(axes: Axes, panel: Mapping[str, Any]) -> None:
     for axis, logarithmic in ((axes.xaxis, panel["log_x"]), (axes.yaxis, panel["log_y"])):
         if logarithmic:
             _label_short(axis)
+    if not panel["log_x"] and all(_is_whole(x) for one in panel["series"] for x in one["x"]):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # what is counted lies at whole numbers
     if names and len(names) <= 12:
         axes.legend(fontsize=7, frameon=False)
+
+
+def _is_whole(x: float | None) -> bool:
+    return x is None or float(x).is_integer()
 
 
 def _label_short(axis: Axis) -> None:
