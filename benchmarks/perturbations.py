@@ -22,6 +22,7 @@ from torch.nn import ModuleList
 
 from benchmarks.timing import best_of, show
 from experiments.network.ground import Ground, Subject, divergence, ground
+from toolkit.errors import require
 from toolkit.plain_network import module_of, unwrapped
 
 DIRECTIONS, RADII, PLACES = 16, (0.1, 0.3, 1.0, 3.0), 32
@@ -94,7 +95,7 @@ def compared(here: Ground) -> Compared:
     began = time.perf_counter()
     again = type(here.rest)(here.model, here.hook, here.rest.tokens, here.rest.places)
     prefix = time.perf_counter() - began
-    assert again.is_cached, f"{here.model.name} is run whole for each row: there is nothing to compare"
+    require(again.is_cached, f"{here.model.name} is run whole for each row: there is nothing to compare")
     here.clean  # noqa: B018  # free on both sides
     seconds, ours = timed(lambda: here.divergences(moved))
     which = np.random.default_rng(0).permutation(ours.numel())[:PLAIN]
@@ -165,8 +166,8 @@ class Bare(Hooked):
         bridge = here.model.bridge
         self.network = unwrapped(bridge.original_model)
         site = module_of(bridge, self.network, here.hook)
+        require(site is not None and site[1] == "out", f"{here.model.name} has no module of its own at {here.hook}")
         assert site is not None
-        assert site[1] == "out"
         self.module = self.network.get_submodule(site[0])
 
     def _run(self, tokens: Tensor, position: int, change: Any) -> Tensor:

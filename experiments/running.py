@@ -134,6 +134,8 @@ def changed(settings: Any, given: Sequence[str]) -> dict[str, Any]:
         name, _, value = each.partition("=")
         if name not in to_dict(settings):
             raise unknown("setting", name, to_dict(settings))
+        require(name not in _GIVEN, f"--set {each}: use --{name}")
+        require(name not in found, f"--set {name} is given twice: give it once")
         found[name] = _like(getattr(settings, name), value, name)
     return found
 
@@ -145,6 +147,8 @@ def _name(given: str) -> str:
 def _like(present: Any, value: str, name: str) -> Any:
     """A value as what it takes the place of."""
     if isinstance(present, tuple):
+        plain = bool(present) and not isinstance(present[0], tuple)
+        require(plain, f"--set {name}={value}: this setting holds more than numbers or words and cannot be set so")
         return tuple(_like(present[0] if present else "", part.strip(), name) for part in value.split(","))
     try:
         return {"true": True, "false": False}[value.lower()] if isinstance(present, bool) else type(present)(value)

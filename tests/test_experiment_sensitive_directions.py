@@ -1,6 +1,7 @@
 """N7: families are what they say, distances are compared place by place, words follow the numbers."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,20 @@ from experiments.network.ground import ground
 from experiments.network.latent_directions import dictionary
 from experiments.network.sensitive_directions import SMOKE, Settings, measure, usual
 from experiments.network.sensitive_directions_report import _conclusion, _pair, checks, further, predicted, summarise
-from experiments.network.sensitive_families import ANY, DATA, FAMILIES, MEANS, NEXT, OFF, ON, PCA, TOP, families
+from experiments.network.sensitive_families import (
+    ANY,
+    DATA,
+    FAMILIES,
+    LONG,
+    MATCHED,
+    MEANS,
+    NEXT,
+    OFF,
+    ON,
+    PCA,
+    TOP,
+    families,
+)
 from toolkit.errors import UserError
 
 TINY = replace(SMOKE, rows=1_100, places=16, steps=20, width=64, k=8)
@@ -30,7 +44,7 @@ def found():
 def test_every_family_has_unit_directions_of_its_own_kind(place):
     given = families(place, 3, seed=0)
     assert tuple(given) == FAMILIES
-    assert [len(units) for units in given.values()] == [1, 2, 3, 3, 3, 3, 3, 3, 3]
+    assert [len(units) for units in given.values()] == [1, 2, 3, 3, 3, 3, 3, 3, 3, 3]
     for units in given.values():
         torch.testing.assert_close(units.norm(dim=2), torch.ones(units.shape[:2]), atol=1e-4, rtol=0)
     sae = dictionary(place)
@@ -39,6 +53,7 @@ def test_every_family_has_unit_directions_of_its_own_kind(place):
         which = cosines.argmax(2)
         torch.testing.assert_close(cosines.amax(2), torch.ones(3, 16), atol=1e-4, rtol=0)
         assert mask.gather(1, which.mT).all()
+    torch.testing.assert_close((given[MATCHED] * place.x).sum(2), (given[ON] * place.x).sum(2), atol=1e-3, rtol=0)
     variances = torch.linalg.eigvalsh(place.covariance).flip(0)[: sensitive_families.LEADING]
     along = (given[PCA].double() @ place.covariance * given[PCA].double()).sum(2)
     assert (along >= variances[-1] * 0.999).all()
@@ -52,6 +67,23 @@ def test_differences_of_means_are_between_two_documents(place):
     pairs = (pairs / pairs.norm(dim=2, keepdim=True).clamp(min=1e-9)).flatten(0, 1)
     units = families(place, 3, seed=0)[MEANS].flatten(0, 1)
     torch.testing.assert_close((units @ pairs.mT).amax(1), torch.ones(len(units)), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [((LONG + 5, 3, 0, 7, 2), [0, 3]), ((1, 0, 2, 1), [2, 3]), ((LONG, 3, LONG, LONG + 1), [0, 2, 3])],
+    ids=["one is long", "none is", "three are"],
+)
+def test_differences_are_between_long_documents_or_the_two_longest(lengths, expected):
+    rng = np.random.default_rng(0)
+    averages = torch.from_numpy(rng.standard_normal((len(lengths), 8)))
+    learned = np.repeat(np.arange(len(lengths)), lengths)
+    text = SimpleNamespace(learned=learned, learn=averages[torch.from_numpy(learned)])
+    units = sensitive_families._differences(text, (30, 4), rng).flatten(0, 1)
+    used = {(a, b): averages[b] - averages[a] for a in expected for b in expected if a != b}
+    found = (units @ torch.stack([v / v.norm() for v in used.values()]).mT).max(1)
+    torch.testing.assert_close(found.values, torch.ones(120).double())
+    assert len(found.indices.unique()) == len(used)
 
 
 def test_distances_reach_the_thresholds_and_no_less(place, found):

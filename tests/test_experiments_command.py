@@ -240,13 +240,27 @@ def test_a_pattern_gives_the_model_to_those_that_take_it(run, started, tiny_mode
 
 
 def test_settings_are_taken_as_what_they_replace(run, started):
-    sets = ("width=64", "shuffled=TRUE", "networks=trained, spectrum", "hook=blocks.2.hook_resid_post")
+    sets = ("width=64", "shuffled=TRUE", "networks=trained, spectrum")
     code, _, _ = run("run", "attribution", "--scale", "smoke", *(word for each in sets for word in ("--set", each)))
     settings = started["attribution"]
     assert code == 0
     assert (settings.width, settings.shuffled, settings.networks) == (64, True, ("trained", "spectrum"))
-    assert settings.at == ["blocks.2.hook_resid_post"]
     assert settings.rows == registry.chosen(["attribution"])[0].settings("smoke").rows
+
+
+@pytest.mark.parametrize(
+    ("experiment", "sets", "says"),
+    [
+        ("attribution", ("hook=blocks.2.hook_resid_post",), "use --hook"),
+        ("attribution", ("width=64", "width=32"), "--set width is given twice"),
+        ("u-and", ("tasks=and",), "cannot be set so"),
+        ("saes-on-toy-models", ("importances=0.5",), "cannot be set so"),
+    ],
+)
+def test_settings_that_cannot_be_taken_so_are_one_line(run, experiment, sets, says):
+    code, _, err = run("run", experiment, "--scale", "smoke", *(word for each in sets for word in ("--set", each)))
+    assert code == 2
+    assert says in err
 
 
 def test_a_pattern_hands_a_setting_or_a_hook_to_those_that_take_it_and_to_no_other(run, started):

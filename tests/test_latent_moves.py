@@ -24,7 +24,15 @@ def codes(seed=0, rows=ROWS):
 
 
 Z = codes()
-RATES = rates(codes(1, 3_000))
+RATES = rates([codes(1, 3_000)])
+
+
+def test_frequencies_are_the_same_whatever_the_blocks():
+    z = codes(1, 3_000)
+    torch.testing.assert_close(RATES, (z != 0).double().mean(0), rtol=0, atol=0)
+    for size in (700, 1_100, 2_000):  # the last block is shorter
+        assert torch.equal(rates(z.split(size)), RATES)
+    assert torch.equal(rates(part for part in z.split(1_000)), RATES)
 
 
 def on(z):
@@ -127,7 +135,7 @@ def test_moves_along_directions_that_are_read_are_worse_by_what_isotropic_noise_
     x, D = planted(rows=200)
     read = lambda rows: (rows @ D.mT).square().sum(-1)  # noqa: E731
     z = (x @ D.mT).clamp(min=0) * ((x @ D.mT) > 0.5)
-    for latents in (mass_moved(z, share=0.3, seed=0), swapped(z, rates(z), share=0.5, seed=0).latents):
+    for latents in (mass_moved(z, share=0.3, seed=0), swapped(z, rates([z]), share=0.5, seed=0).latents):
         for decoder, expected in ((D, 24 / 16), (random_dictionary(16, 24, seed=1), 1.0)):
             step = (latents - z) @ decoder
             noise = isotropic(step.norm(dim=1), 24, draws=200, seed=0)

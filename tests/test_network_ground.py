@@ -8,7 +8,7 @@ import torch
 
 from experiments.checks import interval
 from experiments.network import ground as module
-from experiments.network import subjects
+from experiments.network import networks, subjects
 from experiments.network.by_document import bounded, means, ratio
 from experiments.network.ground import FEWEST, Subject, ground, hook_of
 from experiments.network.networks import RANDOM, SPECTRUM, TRAINED, keeps_first, network
@@ -239,7 +239,7 @@ def test_networks_are_the_trained_one_its_beginning_a_checkpoint_or_one_with_its
 def test_a_model_without_checkpoints_is_drawn_anew_by_its_own_architecture(tiny_model):
     assert not keeps_first(str(tiny_model))
     drawn = [network(str(tiny_model), RANDOM, seed=seed).weights_hash for seed in (0, 1)]
-    network.cache_clear()
+    networks._network.cache_clear()
     assert network(str(tiny_model), RANDOM, seed=0).weights_hash == drawn[0] != drawn[1]
     with pytest.raises(UserError, match="step_7"):
         network(str(tiny_model), "step_7")
@@ -282,3 +282,34 @@ def test_a_check_on_an_interval_passes_as_it_is_told_to():
     assert bounded("c", "> 0", found, 3, lambda one: one.mean > 0).passed
     assert not bounded("c", "> 0", found, 3, lambda one: one.low > 0).passed
     assert bounded("c", "> 0", found, 3, lambda one: True).values == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"hook": "3"}, "expected different names"),
+        ({"hook": "blocks.0.hook_resid_post,"}, "expected different names"),
+        ({"hook": "blocks.0.hook_resid_post,blocks.0.hook_resid_post"}, "expected different names"),
+    ],
+)
+def test_hooks_are_names_and_each_once(settings, says):
+    with pytest.raises(UserError, match=says):
+        Subject(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"hook": "blocks.0.attn.hook_pattern"}, "has shape"),
+        ({"layers": 4}, "3 blocks before its last: --set layers=3"),
+        ({"places": 5}, "places of 5 documents would be moved"),
+    ],
+)
+def test_what_would_end_in_a_wrong_number_is_refused_before_anything_is_measured(settings, says):
+    asked = Subject(**{"rows": 2_000, "places": 48, **settings})
+    with pytest.raises(UserError, match=says):
+        ground(asked, asked.at[0])
+
+
+def test_the_trained_model_is_read_once_however_it_is_asked_for():
+    assert network("tiny-gpt2") is network("tiny-gpt2", "trained", seed=7)

@@ -70,6 +70,15 @@ def test_a_threshold_passed_before_the_first_rung_is_bounded_by_it():
     assert (found > 0).all()
 
 
+@pytest.mark.parametrize("share", [0.99, 0.979, 0.7, 0.51, 0.26, 0.13, 0.02, 0.001])
+def test_below_the_first_rung_the_crossing_is_exceeded_by_a_46th_of_it_at_most(share):
+    rung = 4.0 / 2 ** (sensitivity.RUNGS - 1)
+    found = threshold_distances(lambda t, which: t, 1, [share * rung], furthest=4.0)[0, 0]
+    assert share * rung <= found <= share * rung + rung / 46
+    if share == 0.979:
+        assert found > share * rung + rung / 50  # it does come near to that
+
+
 def test_curves_have_thresholds_of_their_own_and_are_asked_no_further_than_needed():
     asked = []
 
@@ -80,7 +89,7 @@ def test_curves_have_thresholds_of_their_own_and_are_asked_no_further_than_neede
     own = torch.tensor([[0.01, 0.5], [0.1, 0.02]]).double()
     found = threshold_distances(line, 2, own, furthest=1_000.0)
     assert (found >= own).all()
-    assert (found <= own * 1.6).all()  # the first rung is .49: below it distances are to a 64th of it
+    assert (found <= own * 1.6).all()  # the first rung is .49: below it distances are to a 46th of it
     assert max(asked) < 2
 
 

@@ -6,6 +6,7 @@ import torch
 
 from experiments.network.superposed_circuits import SMOKE, cells
 from experiments.network.superposed_circuits_report import _crossing, summarise
+from experiments.network.superposed_sizes import Settings
 from toolkit.configs import ToyTraining
 from toolkit.errors import UserError
 from toolkit.superposed_circuits import (
@@ -303,3 +304,18 @@ def test_a_crossing_is_found_on_log_axes_and_nan_without_one():
     assert _crossing(x, np.log([0.1, 0.1, 10])) == pytest.approx(10**1.5)
     assert np.isnan(_crossing(x, np.log([0.1, 0.2, 0.3])))
     assert np.isnan(_crossing(x, np.log([2, 3, 4])))
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"width": 0}, "width must be at least 1, got 0"),
+        ({"seeds": 0}, "seeds must be at least 1"),
+        ({"over_k": ()}, "over_k must be at least 1"),
+        ({"over_circuits": (256, 256)}, "over_circuits needs two sizes"),
+        ({"copies": 3}, "copies=3 must be one of over_copies"),
+    ],
+)
+def test_sizes_that_make_no_sweep_are_refused(changed, says):
+    with pytest.raises(UserError, match=says):
+        Settings(**changed)

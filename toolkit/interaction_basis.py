@@ -47,8 +47,8 @@ class InteractionBasis:
     """Falling. Of the local interaction basis M's eigenvalues: the mean squared change of the next layer's coordinates
     for one standard deviation along a direction, and the variance of the coordinate; of others the variance alone."""
     metric: Float[Tensor, "d d"]
-    """v^T metric v is the mean squared change of the next layer's interaction basis for a small step v, over that of
-    the step; the identity where no next layer is known."""
+    """v^T metric v is the mean squared change of the next layer's interaction basis for a small step v; the
+    identity where no next layer is known."""
 
     def to_basis(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows kept"]:
         """Coordinates."""

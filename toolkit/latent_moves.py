@@ -5,6 +5,7 @@ moved = swapped(z, rates, share=0.3, seed=0).latents     # as many on: some have
 x + sae.decode(moved[None])[0] - sae.decode(z[None])[0]  # the activation moved; the SAE's own error stays out of it
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,9 +21,12 @@ _FLOOR = 1e-9
 """Below every frequency: keeps its logarithm finite."""
 
 
-def rates(latents: Float[Tensor, "rows width"]) -> Float[Tensor, " width"]:
-    """Share of rows in which each latent is on: not 0."""
-    return (latents != 0).double().mean(0)
+def rates(blocks: Iterable[Float[Tensor, "_ width"]]) -> Float[Tensor, " width"]:
+    """Share of rows in which each latent is on: not 0; of blocks of rows, one at a time where they come so."""
+    on, rows = torch.zeros((), dtype=torch.long), 0
+    for latents in blocks:
+        on, rows = on + (latents != 0).sum(0), rows + len(latents)
+    return on.double() / rows
 
 
 def mass_moved(latents: Float[Tensor, "rows width"], *, share: float, seed: int) -> Float[Tensor, "rows width"]:

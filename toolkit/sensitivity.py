@@ -64,7 +64,8 @@ def threshold_distances(
         furthest: largest distance asked about, in the units of the activations.
 
     Returns:
-        Distances, float64, within 1.1% from above (between 0 and the first rung: within 1/64 of it).
+        Distances, float64, within 1.1% from above; below the first rung they exceed the crossing by 1/46 of it at most
+        (the first halving there is spent on half of it).
 
     Raises:
         UserError: no threshold, one that is not above 0, a furthest distance that is not.

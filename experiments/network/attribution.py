@@ -11,6 +11,7 @@ from torch import Tensor
 from experiments.network.attribution_report import summarise
 from experiments.network.ground import Ground, Subject, ground
 from experiments.network.networks import RANDOM, SPECTRUM, TRAINED
+from experiments.network.over_layers import block_of, own_sae
 from experiments.registry import Experiment, register
 from toolkit.attribution import (
     Parts,
@@ -29,7 +30,7 @@ class Settings(Subject):
     """What is asked of which network; the metric is the log-probability of the token it finds likeliest."""
 
     networks: tuple[str, ...] = (TRAINED, RANDOM, SPECTRUM)
-    """The first is what claims are about, the others stand beside it; an SAE is trained on each."""
+    """The first is what claims are about, the others stand beside it, each with an SAE of its own."""
     shuffled: bool = False
     """Deal the integrated gradients of a place anew among its latents: nothing should agree then."""
 
@@ -41,22 +42,20 @@ def cells(settings: Settings) -> list[dict[str, Any]]:
 
 def measure(settings: Settings, cell: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
     """For both baselines, zero latents and the mean activation, each active latent's attributions and ablation."""
-    here = ground(settings, cell["at"], kind=cell["network"], seed=seed)
+    subject = own_sae(settings, cell["network"], cell["at"])
+    here = ground(subject, cell["at"], kind=cell["network"], seed=seed)
     generator = torch.Generator().manual_seed(seed)
     found = [_measured(here, latent_parts(here.sae, here.x, rows=rows), generator) for rows in (None, here.learn)]
     together = {name: torch.stack([each[name] for each in found]) for name in found[0]}
     if settings.shuffled:
         together["integrated"] = together["permuted"]
-    block = here.hook.split(".")[1:2]
-    return together | {
-        "documents": torch.from_numpy(here.documents),
-        "block": torch.tensor(int(block[0]) if block and block[0].isdigit() else -1),
-    }
+    return together | {"documents": torch.from_numpy(here.documents), "block": block_of(here.hook)}
 
 
 def _measured(here: Ground, parts: Parts, generator: torch.Generator) -> dict[str, Tensor]:
     """Numbers (places, most) of each place's active latents, NaN where it has fewer, and (places,) of the rest."""
-    metric = output_of(here.rest, here.clean.argmax(1))
+    tokens = here.clean.argmax(1)
+    metric = output_of(here.rest, tokens)
     on = parts.values != 0
     require(bool(on.any()), f"no latent of the SAE is on at any of {len(on)} places: it is of another network or hook")
     ways = {
@@ -67,7 +66,8 @@ def _measured(here: Ground, parts: Parts, generator: torch.Generator) -> dict[st
     }
     found = {name: _active(way.features, on) for name, way in ways.items()}
     found["size"] = _active(parts.moves.abs(), on)
-    found["elsewhere"] = _active(_elsewhere(ways["integrated"].gradient, parts), on)
+    of_another = integrated_gradients(output_of(here.rest, tokens.roll(-(len(tokens) // 2))), parts)
+    found["elsewhere"] = _active(_elsewhere(of_another.gradient, parts), on)
     found["permuted"] = _permuted(found["integrated"], generator)
     found |= {f"rest_{name}": way.rest for name, way in ways.items()}
     whole = ways["integrated"]
@@ -75,7 +75,7 @@ def _measured(here: Ground, parts: Parts, generator: torch.Generator) -> dict[st
 
 
 def _elsewhere(gradient: Tensor | None, parts: Parts) -> Float[Tensor, "places features"]:
-    """What the latents would get by the mean gradient of a place half of all places away."""
+    """What the latents would get by the mean gradient, of the same token, at a place half of all places away."""
     assert gradient is not None
     return parts.moves * (gradient.roll(len(gradient) // 2, 0) @ parts.directions.mT)
 
@@ -101,7 +101,7 @@ EXPERIMENT = register(
         source="Sundararajan et al. 2017, section 3; compared with ablation as in attribution patching",
         controls=(
             "attributions dealt anew among a place's latents",
-            "the mean gradient of another place",
+            "the same token's mean gradient at another place",
             "the latent's size alone",
             "networks before training, and with the singular values of each matrix alone",
             "a linear network, where all three agree exactly (in the tests)",

@@ -63,9 +63,12 @@ class Subject:
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         require(self.k <= self.width, f"k={self.k} is more than width={self.width}, the number of latents there are")
         require(self.position >= 0, f"position must not be negative, got {self.position}: positions count from 0")
+        names = [part.strip() for part in self.hook.split(",")] if self.hook else []
         require(
-            not self.sae or self.hook.count(",") == 0, f"one SAE stands at one hook, got {self.hook}: name one --hook"
+            all(name and not name.isdigit() for name in names) and len(set(names)) == len(names),
+            f"hook {self.hook!r}: expected different names with commas between, such as blocks.0.hook_resid_post",
         )
+        require(not self.sae or len(names) < 2, f"one SAE stands at one hook, got {self.hook}: name one --hook")
 
     @property
     def at(self) -> list[str]:
@@ -187,10 +190,9 @@ def ground(settings: Subject, at: str, *, kind: str = TRAINED, seed: int = 0) ->
         subjects.check_hook(settings.sae, hook)
     text = _reading(settings.model, settings.corpus, settings.rows, seed)
     text, learned, moved = _dealt(text, settings, seed)
-    sequences = text.part(moved)
+    part, sequences = text.part(learned), text.part(moved)
+    rows = activations_at(model, hook, part.tokens, part.rows)  # refuses hooks without a row for each token
     rest = LanguageDownstream(model, hook, sequences.tokens, sequences.rows)
-    part = text.part(learned)
-    rows = activations_at(model, hook, part.tokens, part.rows)
     return Ground(model, hook, rows, part.groups, rest, sequences.groups, settings, seed)
 
 
@@ -198,13 +200,16 @@ def hook_of(settings: Subject, model: LanguageModel, at: str) -> str:
     """The hook that a cell means.
 
     Raises:
-        UserError: none is named, and the SAE does not say which is its own.
+        UserError: none is named, and the SAE does not say which is its own; fewer blocks than are asked for.
     """
     if at.isdigit():
+        before = max(1, int(model.bridge.cfg.n_layers) - 1)
+        named = f"layers={settings.layers}, and {model.name} has {before} blocks before its last"
+        require(settings.layers <= before, f"{named}: --set layers={before}, or name --hook")
         blocks = np.linspace(0, max(0, int(model.bridge.cfg.n_layers) - 2), settings.layers).round().astype(int)
         block = int(blocks[int(at)]) if settings.layers > 1 else max(0, int(model.bridge.cfg.n_layers) // 2 - 1)
         return f"blocks.{block}.hook_resid_post"
-    return at or subjects.own_hook(settings.sae)
+    return at or settings.hook or subjects.own_hook(settings.sae)
 
 
 @lru_cache(maxsize=1)
@@ -226,12 +231,18 @@ def _dealt(text: Reading, settings: Subject, seed: int) -> tuple[Reading, np.nda
     held = np.isin(text.groups, rng.permutation(documents)[: max(FEWEST, round(MOVED * documents))])
     is_there = positions == settings.position if settings.position else positions > 0
     require(
-        bool((held & is_there).any()),
+        bool(is_there.any()),
         f"no sequence has position {settings.position}: the longest has {text.tokens.shape[1]} tokens, counted from 0",
     )
     able = rng.permutation(np.flatnonzero(held & is_there))
     turn = _turns(text.groups[able])
     chosen = np.sort(able[np.lexsort((np.arange(len(able)), turn))][: settings.places])
+    moved = len(np.unique(text.groups[chosen]))
+    what = f"position={settings.position or 'any'}, places={settings.places}"
+    require(
+        moved >= FEWEST,
+        f"places of {moved} documents would be moved ({what}), and {FEWEST} documents are needed: more text or places",
+    )
     return text, np.flatnonzero(~held & (positions > 0)), chosen
 
 

@@ -88,5 +88,6 @@ EXPERIMENT = register(
         cells=cells, measure=measure, summarise=summarise,
         broken=replace(SMOKE, independent=False),
         group="network",
+        lacks=lambda settings: "--hook needs --model" if settings.hook and not settings.model else "",
     )
 )  # fmt: skip

@@ -1,20 +1,16 @@
 """Directions of an SAE at places: of latents that are on or off there, and random directions drawn like its rows."""
 
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from experiments.network.ground import Ground, Subject
-from experiments.network.networks import TRAINED
-from experiments.network.subjects import own_hook
+from experiments.network.ground import Ground
 from toolkit.errors import require
 from toolkit.sphere_search import unit_rows
 
-Kind = TypeVar("Kind", bound=Subject)
 AT_ONCE = 4096
 """Rows encoded together."""
 FEWEST = 8
@@ -29,13 +25,6 @@ class Dictionary:
     """Of length 1."""
     on: Bool[Tensor, "places latents"]
     """Where they are on."""
-
-
-def own_sae(settings: Kind, kind: str, at: str) -> Kind:
-    """The same settings for a network: with an SAE named, others than the trained one get one of their own rows."""
-    if not settings.sae or kind == TRAINED:
-        return settings
-    return replace(settings, sae="", hook=at or own_hook(settings.sae))
 
 
 @torch.no_grad()
@@ -79,6 +68,20 @@ class Gaussian:
         """Draws at length 1, (*shape, d), float64."""
         z = torch.from_numpy(rng.standard_normal((*shape, len(self.mean))))
         return unit_rows(self.mean + z @ self.root)
+
+
+def as_far_along(
+    x: Float[Tensor, "places d"], given: Float[Tensor, "count places d"], drawn: Float[Tensor, "count places d"]
+) -> Float[Tensor, "count places d"]:
+    """Drawn unit directions turned until they lie as far along each place's activation as given ones.
+
+    Layer norm mutes movement along an activation, and directions that are on at a place point along it more than any
+    others.
+    """
+    axis = unit_rows(x)
+    share = (given * axis).sum(-1, keepdim=True)
+    across = unit_rows(drawn - (drawn * axis).sum(-1, keepdim=True) * axis)
+    return share * axis + (1 - share**2).clamp(min=0).sqrt() * across
 
 
 def among(

@@ -1,16 +1,20 @@
 """SAEs whose latents N4 moves, and what the moves do beside changes of the activation of the same length."""
 
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from controls.finder_nulls import like_rows
 from experiments.network.ground import Ground, divergence
+from experiments.network.over_layers import AT_ONCE, size_of_sae
 from experiments.network.subjects import BATCH
 from toolkit.frozen_decoder import fit_encoder
-from toolkit.latent_moves import mass_moved, rates, swapped
+from toolkit.latent_moves import Swapped, mass_moved, rates, swapped
 from toolkit.metrics import fvu, random_dictionary
 from toolkit.sae import SAE, LoadedSAE, SAEConfig
 from toolkit.same_norm import from_covariance, isotropic
@@ -22,19 +26,25 @@ LEARNED, UNIFORM, LIKE_ROWS = "trained", "random decoder", "random decoder from 
 ISOTROPIC, COVARIANCE = "isotropic", "covariance"
 
 
-def random_decoder(g: Ground, kind: str, *, steps: int, seed: int) -> SAE:
-    """An SAE with random decoder directions and a trained encoder, its L0 and number of latents as of the ground's own.
+def seed_of(hook: str, kind: str, number: int, seed: int) -> int:
+    """Of one of a hook's dictionaries, below 2^31."""
+    words = [seed, zlib.crc32(hook.encode()), (UNIFORM, LIKE_ROWS).index(kind), number]
+    return int(np.random.SeedSequence(words).generate_state(1)[0]) >> 1
 
-    As many directions as that has latents ever on in the rows to learn from.
+
+def random_decoders(
+    g: Ground, kind: str, numbers: Sequence[int], *, steps: int, seed: int
+) -> Iterator[tuple[SAE, int]]:
+    """SAEs with random decoder directions and a trained encoder, L0 and number of latents as of the ground's own.
+
+    As many directions as that has latents ever on in the rows to learn from. Each with its seed, one for each number.
     """
-    on = g.latents(g.learn) != 0
-    k = max(1, round(float(on.sum(1).double().mean())))
-    width = max(int(on.any(0).sum()), k)
-    draw = (
-        like_rows(g.learn, width, seed=seed) if kind == LIKE_ROWS else random_dictionary(width, g.x.shape[1], seed=seed)
-    )
+    width, k = size_of_sae(g)
     config = SAEConfig(architecture="topk", width=width, k=k, steps=steps, batch=BATCH)
-    return fit_encoder(g.learn, draw, config, seed=seed)
+    for own in (seed_of(g.hook, kind, number, seed) for number in numbers):
+        uniform = kind == UNIFORM
+        draw = random_dictionary(width, g.x.shape[1], seed=own) if uniform else like_rows(g.learn, width, seed=own)
+        yield fit_encoder(g.learn, draw, config, seed=own), own
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,7 @@ class Moved:
     broken: float
     """The most that L0, or the share of the total of the latents, changed."""
     mismatch: float
-    """Mean |log ratio| of the frequencies of latents that took each other's place."""
+    """Mean |log ratio| of the frequencies of latents that took each other's place, over shares and draws."""
     unexplained: float
     """Share of the variance of the places' activations that the SAE leaves out."""
     l0: float
@@ -68,12 +78,13 @@ def moved(g: Ground, sae: SAE | LoadedSAE, *, shares: tuple[float, ...], draws: 
     Args:
         rebuilt: start from the SAE's reconstruction instead, and compare with the outputs at the reconstruction.
     """
-    frequency = rates(sae.encode(g.learn[None])[0].detach())
+    frequency = rates(sae.encode(some[None])[0].detach() for some in g.learn.split(AT_ONCE))
     z = sae.encode(g.x[None])[0].detach()  # last of all: some SAEs decode in the scale of the rows encoded last
     before = sae.decode(z[None])[0].detach()
     base = before if rebuilt else g.x
     clean = g.outputs(base, torch.arange(len(base)))
-    after = _moves(z, frequency, shares, draws, seed)
+    swaps = _swaps(z, frequency, shares, draws, seed)
+    after = [*_mass(z, shares, draws, seed), *(each.latents for each in swaps)]  # by move, then share, then draw
     steps = torch.stack([sae.decode(latents[None])[0].detach() - before for latents in after])
     norms = steps.norm(dim=2)  # (moves * shares * draws, places)
     many, d = range(len(norms)), base.shape[1]
@@ -88,17 +99,18 @@ def moved(g: Ground, sae: SAE | LoadedSAE, *, shares: tuple[float, ...], draws: 
         covariance=_kl(g, clean, base, torch.stack(noise[COVARIANCE])).view(shape),
         norms=norms.view(shape),
         broken=max(_broken(z, latents) for latents in after),
-        mismatch=swapped(z, frequency, share=max(shares), seed=seed).mismatch,
+        mismatch=float(np.mean([each.mismatch for each in swaps])),
         unexplained=fvu(g.x, before),
         l0=float((z != 0).sum(1).double().mean()),
     )
 
 
-def _moves(z: Tensor, frequency: Tensor, shares: tuple[float, ...], draws: int, seed: int) -> list[Tensor]:
-    """Latents moved: by move, then share, then draw."""
-    seeds = range(1_000 * seed, 1_000 * seed + draws)
-    mass = [mass_moved(z, share=share, seed=one) for share in shares for one in seeds]
-    return mass + [swapped(z, frequency, share=share, seed=one).latents for share in shares for one in seeds]
+def _mass(z: Tensor, shares: tuple[float, ...], draws: int, seed: int) -> list[Tensor]:
+    return [mass_moved(z, share=share, seed=1_000 * seed + draw) for share in shares for draw in range(draws)]
+
+
+def _swaps(z: Tensor, frequency: Tensor, shares: tuple[float, ...], draws: int, seed: int) -> list[Swapped]:
+    return [swapped(z, frequency, share=share, seed=1_000 * seed + draw) for share in shares for draw in range(draws)]
 
 
 def _kl(g: Ground, clean: Tensor, base: Tensor, steps: Float[Tensor, "ways places d"]) -> Float[Tensor, "ways places"]:

@@ -15,7 +15,6 @@ FIRST = "step_0"
 """The checkpoint before training, where a training kept it."""
 
 
-@lru_cache(maxsize=2)
 def network(name: str, kind: str = TRAINED, *, seed: int = 0) -> LanguageModel:
     """A model as it is, or one of its architecture.
 
@@ -27,6 +26,11 @@ def network(name: str, kind: str = TRAINED, *, seed: int = 0) -> LanguageModel:
     Raises:
         UserError: an unknown kind; a model or checkpoint that is not there.
     """
+    return _network(name, kind, seed if kind in (RANDOM, SPECTRUM) else 0)
+
+
+@lru_cache(maxsize=2)
+def _network(name: str, kind: str, seed: int) -> LanguageModel:
     if kind == TRAINED:
         return load_model(name)
     if kind == SPECTRUM:

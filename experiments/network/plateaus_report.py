@@ -15,6 +15,7 @@ from torch import Tensor
 from experiments.checks import Check, Interval, above, at_least, at_most, interval
 from experiments.figures import Figure, Plot, Series
 from experiments.network.by_document import means
+from experiments.network.over_layers import spread
 from experiments.network.plateaus_lines import COVARIANCE, ENDS, RANDOM_END, REAL
 from experiments.registry import Outcome
 
@@ -93,8 +94,9 @@ def _further(by: Found, kinds: Mapping[int, str]) -> list[Check]:
 
 def _plateau(one: Mapping[str, Tensor], end: str) -> np.ndarray:
     """Whether each line has a plateau, read off the curve without a fit."""
-    has = (_values(one, end, "slope") >= SLOPE) & (_values(one, end, "width") >= WIDTH)
-    return _documents(one, has.astype(float))
+    slope, width = _values(one, end, "slope"), _values(one, end, "width")
+    has = np.where(np.isnan(slope), np.nan, (slope >= SLOPE) & (width >= WIDTH))
+    return _documents(one, has)
 
 
 def _numbers(one: Mapping[str, Tensor], end: str) -> dict[str, Any]:
@@ -106,10 +108,6 @@ def _numbers(one: Mapping[str, Tensor], end: str) -> dict[str, Any]:
     return {name: [i.mean, i.low, i.high] for name, i in told.items()} | {"blocks after": float(one["after"])}
 
 
-def _spread(found: Interval) -> str:
-    return f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]"
-
-
 def _table(by: Found, kinds: Mapping[int, str]) -> str:
     heads = ("width", "largest slope", "fitted width", "fitted slope", "misfit", "plateaus", "slope of sqrt KL",
              "of layer norm", "nats at the end")  # fmt: skip
@@ -118,11 +116,11 @@ def _table(by: Found, kinds: Mapping[int, str]) -> str:
              first + "".join(f"{head:>19}" for head in heads)]  # fmt: skip
     for (role, _), one in by.items():
         for end, name in ENDS.items():
-            told = [_spread(_mean(one, end, measure)) for measure in MEASURES]
-            told.append(_spread(interval(_plateau(one, end))))
-            told += [_spread(_mean(one, end, "slope", distance)) for distance in (KL, NORM)]
+            told = [spread(_mean(one, end, measure)) for measure in MEASURES]
+            told.append(spread(interval(_plateau(one, end))))
+            told += [spread(_mean(one, end, "slope", distance)) for distance in (KL, NORM)]
             nats = _documents(one, one[f"{end}.{KL}.reach"].double().square().numpy())
-            told.append(_spread(interval(nats)))
+            told.append(spread(interval(nats)))
             lines.append(f"{kinds[role]:10}{float(one['after']):13.0f}  {name:28}" + "".join(f"{t:>19}" for t in told))
     return "\n".join(lines)
 
@@ -132,9 +130,9 @@ def _conclusion(by: Found, kinds: Mapping[int, str]) -> str:
     slope, bare = _mean(own, REAL, "slope"), _mean(start, REAL, "slope")
     width, thin = _mean(own, REAL, "width"), _mean(start, REAL, "width")
     text = (
-        f"Towards a real activation, {_blocks(own)}, the steepest part of the way is {_spread(slope)} times as steep "
-        f"as a straight line in the {kinds[0]} network and {_spread(bare)} times before training; outputs have gone a "
-        f"tenth of their way after {_spread(width)} and {_spread(thin)} of the line (.10 for a straight one). Plateaus "
+        f"Towards a real activation, {_blocks(own)}, the steepest part of the way is {spread(slope)} times as steep "
+        f"as a straight line in the {kinds[0]} network and {spread(bare)} times before training; outputs have gone a "
+        f"tenth of their way after {spread(width)} and {spread(thin)} of the line (.10 for a straight one). Plateaus "
         f"by both bars (slope {SLOPE:g}, width {WIDTH:g}): {_share(own)} "
         f"of lines, and {_share(start)} before training. "
     )
@@ -149,7 +147,7 @@ def _conclusion(by: Found, kinds: Mapping[int, str]) -> str:
     if last:
         more = interval(_more(own, by[0, last], REAL, "slope"))
         text += f" {_sharper(f'With {_blocks(own)}', more)} with {_blocks(by[0, last])}."
-    others = ", ".join(f"a {name} {_spread(_mean(own, end, 'slope'))}" for end, name in ENDS.items())
+    others = ", ".join(f"a {name} {spread(_mean(own, end, 'slope'))}" for end, name in ENDS.items())
     return f"{text} By end of the line: {others}."
 
 

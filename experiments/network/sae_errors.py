@@ -9,7 +9,7 @@ from torch import Tensor
 
 from experiments.network.ground import Ground, Subject, ground
 from experiments.network.networks import RANDOM, SPECTRUM, TRAINED
-from experiments.network.over_layers import block_of, with_own_sae
+from experiments.network.over_layers import AT_ONCE, block_of, check_networks, own_sae
 from experiments.network.sae_errors_report import BAR, COVARIANCE, ISOTROPIC, summarise
 from experiments.registry import Experiment, register
 from toolkit.errors import require
@@ -40,14 +40,14 @@ class Settings(Subject):
     networks: tuple[str, ...] = (TRAINED, RANDOM, SPECTRUM)
     """Asked, each with an SAE of its own activations."""
     bars: tuple[float, ...] = (BAR, BAR)
-    """Intervals of errors worse than isotropic noise lie above the first; no worse than covariance noise, below the
-    second."""
+    """Intervals lie above the first where errors are worse than isotropic noise, below the second over covariance."""
     errors: str = "sae"
     """sae: the SAE's; isotropic: a draw of each one's length in its place, whose answer is known to be 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.draws >= 2, f"draws must be at least 2, got {self.draws}: one is held against the others")
+        check_networks(self.networks)
         require(len(self.bars) == 2, f"bars are two, got {self.bars}")
         require(self.errors in ("sae", "isotropic"), f"errors must be sae or isotropic, got {self.errors!r}")
 
@@ -60,12 +60,12 @@ def cells(settings: Settings) -> list[dict[str, Any]]:
 def measure(settings: Settings, cell: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
     """KL of the error at every place, and of every draw of each control."""
     kind, at = cell["network"], cell["at"]
-    g = ground(with_own_sae(settings, kind, at), at, kind=kind, seed=seed)
+    g = ground(own_sae(settings, kind, at), at, kind=kind, seed=seed)
     here = g.rebuilt(g.x) - g.x
     norms = here.norm(dim=1)
     if settings.errors == "isotropic":
         here = isotropic(norms, here.shape[1], draws=1, seed=seed + 1)[0]
-    elsewhere = g.rebuilt(g.learn) - g.learn
+    elsewhere = torch.cat([g.rebuilt(some) - some for some in g.learn.split(AT_ONCE)])
     inside = subspace(elsewhere, energy=ENERGY)
     controls = controls_of(g, here, elsewhere, inside, draws=settings.draws, seed=1_000 * seed)
     found = {name: g.divergences(g.x + rows).float() for name, rows in controls.items()}
@@ -107,7 +107,7 @@ EXPERIMENT = register(
             "noise in the errors' subspace (principal directions of 90% of their squares), and with their covariance",
             "the error rotated about the activation, and inside bands of the activations' principal directions",
             "another place's error, brought to this one's length",
-            "the network before training, and with each matrix's singular values alone, SAEs of their own",
+            "the network before training, and with its matrices' singular values alone: SAEs of their own, of one size",
         ),
         scales={"smoke": SMOKE, "default": Settings(model="tiny-gpt2"),
                 "paper": Settings(rows=200_000, places=1_000, layers=6, width=4_096, k=32, steps=5_000, draws=16)},

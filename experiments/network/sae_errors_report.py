@@ -80,7 +80,9 @@ def _checks(
 
 def _pooled(by: Mapping[Any, Any], kind: str, control: str) -> Interval:
     some = [one for (network, _), one in by.items() if network == kind]
-    return pooled_ratio([one["kl"][None] for one in some], [one[control] for one in some], some[0]["documents"])
+    return pooled_ratio(
+        [one["kl"][None, None] for one in some], [one[control][None] for one in some], some[0]["documents"]
+    )
 
 
 def _numbers(one: Mapping[str, Tensor], ratios: Mapping[str, Interval]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from experiments.network.ground import Ground, Subject, divergence, ground
-from experiments.network.latent_directions import own_sae
 from experiments.network.networks import RANDOM, SPECTRUM, TRAINED
+from experiments.network.over_layers import own_sae
 from experiments.network.sensitive_directions_report import summarise
 from experiments.network.sensitive_families import families, isotropic
 from experiments.registry import Experiment, register
@@ -97,6 +97,7 @@ EXPERIMENT = register(
         source="Heimersheim and Mendel 2024, activation plateaus; Lee and Heimersheim 2024, sensitive directions",
         controls=(
             "random directions: isotropic, from the activations' covariance, with the decoders' mean and covariance",
+            "the last of these turned to lie as far along the activation as SAE directions on there",
             "the network before training, and with each matrix's singular values alone, SAEs of their own",
             "thresholds in nats, and as shares of the KL between outputs of two places",
             "isotropic directions in the place of every family",

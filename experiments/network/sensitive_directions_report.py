@@ -4,9 +4,14 @@ Bars were set before anything was measured. The Jacobian's first singular vector
 threshold goes to 0, in any network; on the trained one its distance to .01 nats is to lie within 15% of the quadratic
 prediction sqrt(2 t / v^T G v). Distances are averaged as logarithms; one that is censored counts as the furthest looked
 at, so that what reaches no threshold looks more sensitive than it is.
+
+After the first default run had been looked at, the comparison of SAE directions that are on with random ones as far
+along the activation was added, without a check: those on point along it more than others, and layer norm mutes movement
+along it.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -18,7 +23,8 @@ from experiments.checks import Check, Interval, above, interval, near
 from experiments.figures import Figure, Plot, Series
 from experiments.network.by_document import means
 from experiments.network.networks import TRAINED
-from experiments.network.sensitive_families import ANY, DATA, FAMILIES, LIKE, MEANS, NEXT, OFF, ON, PCA, TOP
+from experiments.network.over_layers import as_ratio
+from experiments.network.sensitive_families import ANY, DATA, FAMILIES, LIKE, MATCHED, MEANS, NEXT, OFF, ON, PCA, TOP
 from experiments.registry import Outcome
 
 CLOSE = 0.15
@@ -27,7 +33,7 @@ TOLD = 0.1
 """Nats at which families are compared in words, where that is among the thresholds."""
 SHOWN = (TOP, NEXT, ON, PCA, ANY)
 """Whose distances are drawn as they are."""
-PAIRS = ((ON, PCA), (ON, LIKE), (ON, DATA), (OFF, LIKE), (MEANS, DATA), (DATA, ANY))
+PAIRS = ((ON, PCA), (ON, LIKE), (ON, MATCHED), (ON, DATA), (OFF, LIKE), (MEANS, DATA), (DATA, ANY))
 """Compared place by place: the log of the second's distance over the first's."""
 
 Cells = Sequence[Mapping[str, Any]]
@@ -119,47 +125,39 @@ def _numbers(group: Group, settings: Any) -> dict[str, Any]:
                              "thresholds_nats": [one["thresholds"].tolist() for one in group]}  # fmt: skip
     for t, name in enumerate(_names(settings)):
         found[name] = {
-            family: {"distance": _list(_exp(interval(_level(group, family, t, far)))),
+            family: {"distance": astuple(_exp(interval(_level(group, family, t, far)))),
                      "by_hook": [float(np.exp(_level([one], family, t, far).mean())) for one in group],
                      "censored": _censored(group, family, t)}
             for family in FAMILIES
         }  # fmt: skip
         found[f"{name}, compared"] = {
-            f"{other} over {family}": _list(_exp(interval(further(group, family, other, t, far))))
+            f"{other} over {family}": astuple(_exp(interval(further(group, family, other, t, far))))
             for family, other in PAIRS
         }
         found[f"{name}, {ON} and {PCA} by hook"] = [
-            _list(_exp(interval(further([one], ON, PCA, t, far)))) for one in group
+            astuple(_exp(interval(further([one], ON, PCA, t, far)))) for one in group
         ]
     return found
-
-
-def _list(found: Interval) -> list[float]:
-    return [found.mean, found.low, found.high]
 
 
 def _exp(found: Interval) -> Interval:
     return Interval(*np.exp([found.mean, found.low, found.high]).tolist())
 
 
-def _spread(found: Interval) -> str:
-    return f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]"
-
-
 def _table(groups: Mapping[str, Group], settings: Any) -> str:
     """Distances by family and threshold, then ratios of pairs."""
     names, far = _names(settings), settings.furthest
-    lines = [f"distance in typical ones, geometric means over places (share beyond {far:g})"]
+    lines = [f"distance in typical ones, geometric means over places (share beyond {far:g}); x: the activation"]
     for kind, group in groups.items():
         reached = ", ".join(f"{float(t):.3g}" for t in group[len(group) // 2]["thresholds"][len(settings.nats) :])
-        lines += ["", f"{kind + f' (shares are {reached} nats)':42}" + "".join(f"{name:>28}" for name in names)]
+        lines += ["", f"{kind + f' (shares are {reached} nats)':54}" + "".join(f"{name:>28}" for name in names)]
         for family in FAMILIES:
-            told = [f"{_spread(_exp(interval(_level(group, family, t, far))))} ({_censored(group, family, t):.0%})"
+            told = [f"{as_ratio(interval(_level(group, family, t, far)))} ({_censored(group, family, t):.0%})"
                     for t in range(len(names))]  # fmt: skip
-            lines.append(f"{family:42}" + "".join(f"{one:>28}" for one in told))
+            lines.append(f"{family:54}" + "".join(f"{one:>28}" for one in told))
         for family, other in PAIRS:
-            told = [_spread(_exp(interval(further(group, family, other, t, far)))) for t in range(len(names))]
-            lines.append(f"{other + ' over ' + family:42}" + "".join(f"{one:>28}" for one in told))
+            told = [as_ratio(interval(further(group, family, other, t, far))) for t in range(len(names))]
+            lines.append(f"{other + ' over ' + family:54}" + "".join(f"{one:>28}" for one in told))
     return "\n".join(lines)
 
 
@@ -169,7 +167,7 @@ def _conclusion(groups: Mapping[str, Group], settings: Any) -> str:
     for kind, group in groups.items():
         at = t if kind == TRAINED else len(settings.nats) + int(np.argmax(settings.shares))
         order = sorted(FAMILIES, key=lambda name: float(_level(group, name, at, far).mean()))
-        each = ", ".join(f"{name} {_spread(_exp(interval(_level(group, name, at, far))))}" for name in order)
+        each = ", ".join(f"{name} {as_ratio(interval(_level(group, name, at, far)))}" for name in order)
         pairs = "; ".join(_pair(group, family, other, at, far) for family, other in PAIRS)
         told.append(
             f"In the {kind} network outputs move by {_names(settings)[at]} at these typical distances: {each}. {pairs}."
@@ -185,7 +183,7 @@ def _pair(group: Group, family: str, other: str, t: int, furthest: float) -> str
         verdict = f"{family} is less sensitive than {other}"
     else:
         verdict = f"{family} is not told from {other}"
-    return f"{verdict} ({_spread(_exp(found))})"
+    return f"{verdict} ({as_ratio(found)})"
 
 
 def _figure(groups: Mapping[str, Group], settings: Any) -> Figure:

@@ -8,8 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from experiments.network.ground import Ground
-from experiments.network.latent_directions import Gaussian, among, dictionary
-from toolkit.errors import require
+from experiments.network.latent_directions import Gaussian, among, as_far_along, dictionary
 from toolkit.sensitivity import sensitive_directions
 from toolkit.sphere_search import unit_rows
 
@@ -20,22 +19,25 @@ PCA = "PCA"
 MEANS = "difference of means"
 """Of two documents' activations."""
 LIKE, DATA, ANY = "random, like decoders", "random, like activations", "random, isotropic"
-FAMILIES = (TOP, NEXT, ON, OFF, PCA, MEANS, LIKE, DATA, ANY)
+MATCHED = "random, as far along x as those on"
+"""LIKE turned to lie as far along the activation x as ON."""
+FAMILIES = (TOP, NEXT, ON, OFF, PCA, MEANS, LIKE, DATA, ANY, MATCHED)
 LEADING = 16
 """Principal directions that some are drawn from."""
 LONG = 20
-"""Rows of a document whose mean counts."""
+"""Rows of a document whose mean counts; where fewer than two have as many, the two longest's do."""
 
 
 def families(g: Ground, count: int, *, seed: int) -> Mapping[str, Float[Tensor, "count places d"]]:
     """Unit directions of each family at each place; NaN where a place has none.
 
-    SAE directions point the way of their latent; the sign of all others is a coin's. Principal directions are drawn
-    from the LEADING first; differences of means are between two documents, each pair drawn anew. Nothing is learned
-    from documents with places but what is on at a place and the Jacobian there.
+    SAE directions point the way of their latent, and those matched to them lie along x with the same sign; the sign of
+    all others is a coin's. Principal directions are drawn from the LEADING first; differences of means are between two
+    documents, each pair drawn anew. Nothing is learned from documents with places but what is on at a place and the
+    Jacobian there.
 
     Raises:
-        UserError: see `latent_directions.dictionary`; fewer than two documents of LONG rows to learn from.
+        UserError: see `latent_directions.dictionary`.
     """
     rng, shape = np.random.default_rng([seed, 97]), (count, len(g.x))
     given = dictionary(g)
@@ -52,9 +54,9 @@ def families(g: Ground, count: int, *, seed: int) -> Mapping[str, Float[Tensor, 
     found[DATA] = Gaussian.of(g.covariance).units(shape, rng)
     found[ANY] = isotropic(shape, g.x.shape[1], rng)
     coins = {name: torch.from_numpy(rng.integers(2, size=units.shape[:2]) * 2.0 - 1) for name, units in found.items()}
-    return {
-        name: (units if name in (ON, OFF) else coins[name][:, :, None] * units).to(g.x) for name, units in found.items()
-    }
+    matched = as_far_along(g.x.to(found[LIKE]), found[ON].to(found[LIKE]), found[LIKE])
+    signed = {name: units if name in (ON, OFF) else coins[name][:, :, None] * units for name, units in found.items()}
+    return {name: units.to(g.x) for name, units in {**signed, MATCHED: matched}.items()}
 
 
 def isotropic(shape: tuple[int, int], d: int, rng: np.random.Generator) -> Float[Tensor, "count places d"]:
@@ -64,10 +66,7 @@ def isotropic(shape: tuple[int, int], d: int, rng: np.random.Generator) -> Float
 
 def _differences(g: Ground, shape: tuple[int, int], rng: np.random.Generator) -> Float[Tensor, "count places d"]:
     counts = np.bincount(g.learned)
-    long = np.flatnonzero(counts >= min(LONG, counts.max()))
-    require(
-        len(long) >= 2, f"{len(long)} documents have {LONG} rows to learn from, and a difference of means needs two"
-    )
+    long = np.sort(np.argsort(counts, kind="stable")[-max(2, int((counts >= LONG).sum())) :])
     sums = torch.zeros(len(counts), g.learn.shape[1]).double()
     sums.index_add_(0, torch.from_numpy(g.learned), g.learn.double())
     averages = (sums / torch.from_numpy(counts.clip(min=1))[:, None])[long]

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from experiments.network.ground import Subject, ground
-from experiments.network.latent_directions import Dictionary, Gaussian, own_sae
+from experiments.network.latent_directions import Dictionary, Gaussian
 from experiments.network.networks import RANDOM, TRAINED
+from experiments.network.over_layers import own_sae
 from experiments.network.sphere_measures import along_circles, maxima
 from experiments.network.sphere_report import PLANTED, summarise
 from experiments.network.sphere_scenes import planted, scene_of
@@ -36,7 +37,7 @@ class Settings(Subject):
     restarts: int = 4
     """Climbs on each sphere, from draws of the activations' covariance."""
     draws: int = 199
-    """Random dictionaries, and permutations of places; p is at least 1 / (1 + draws)."""
+    """Random dictionaries, and permutations of documents; p is at least 1 / (1 + draws)."""
     shuffled: bool = False
     """Random directions of the decoders' covariance take the decoders' place."""
 
@@ -90,6 +91,7 @@ EXPERIMENT = register(
         source="question put by this project; for the baselines Lee and Heimersheim 2024, sensitive directions",
         controls=(
             "directions drawn with the mean and covariance of the decoder's",
+            "the same turned to lie as far along the activation as directions on there",
             "directions drawn from the activations' covariance",
             "random dictionaries of the same size; directions on at other places",
             "a planted network that reads its dictionary; the most sensitive direction, where there must be a peak",

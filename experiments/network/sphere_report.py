@@ -5,9 +5,14 @@ circle's points at 30 degrees by up to log 4/3 = .29 and by nothing where all di
 the smallest sphere. Everything else is a difference whose interval must lie above 0, or a p of .05. In the planted
 network a direction that is on is read linearly, which peaks and does not spike; one that is off spikes once the sphere
 reaches its threshold.
+
+After the first default run had been looked at, two comparisons were added, without a check: with random directions that
+lie as far along the activation as those on there, which point along it more than others, and layer norm mutes movement
+along it; and the maxima's nearness to directions on there with the activation projected out of both.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -19,6 +24,7 @@ from experiments.network.networks import TRAINED
 from experiments.network.sphere_measures import FAMILIES, TOP
 from experiments.network.sphere_scores import (
     FLOOR,
+    MATCHED,
     MEASURES,
     OFF,
     ON,
@@ -46,6 +52,9 @@ _CLAIMED = {
     TRAINED: ((_PEAK, ON), (_SPIKE, ON), (_PEAK, OFF), (_SPIKE, OFF)),
 }
 WHERE = {ON: "on at the place", OFF: "off there"}
+"""Families compared with random ones, in words."""
+ALIGNED = {"near": "maxima, dictionary", "own": "maxima, on there", "own_across": "maxima, on there, without x"}
+"""What maxima lie near to, in words."""
 
 Cells = Sequence[Mapping[str, Any]]
 
@@ -93,12 +102,13 @@ def _numbers(group: Group, settings: Any) -> dict[str, Any]:
     for name, measure in (("peak", peaks), ("spike", spiked)):
         values = per_place(group, measure)
         found[name] = {
-            family: [_plain(interval(documents(group, values[i, r]))) for r in range(len(settings.radii))]
+            family: [astuple(interval(documents(group, values[i, r]))) for r in range(len(settings.radii))]
             for i, family in enumerate(FAMILIES)
         }
-        found[f"{name}_more_than_random"] = {WHERE[i]: _plain(interval(more(group, measure, i))) for i in WHERE}
-        found[f"{name}_by_hook"] = [_plain(interval(more([one], measure, ON))) for one in group]
-    for name in ("near", "own"):
+        found[f"{name}_more_than_random"] = {WHERE[i]: astuple(interval(more(group, measure, i))) for i in WHERE}
+        found[f"{name}_on_more_than_as_far_along"] = astuple(interval(more(group, measure, ON, MATCHED)))
+        found[f"{name}_by_hook"] = [astuple(interval(more([one], measure, ON))) for one in group]
+    for name in ("near", "own", "own_across"):
         observed, null = aligned(group, name)
         found[name] = {"observed": observed, "null": float(null.mean()), "p": p_of(observed, null)}
         found[f"{name}_by_hook"] = [
@@ -110,30 +120,28 @@ def _numbers(group: Group, settings: Any) -> dict[str, Any]:
     return found
 
 
-def _plain(found: Interval) -> list[float]:
-    return [found.mean, found.low, found.high]
-
-
 def _spread(found: Interval) -> str:
     return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
 def _table(groups: Mapping[str, Group], settings: Any) -> str:
     """Peaks and spikes by network, radius and family; alignments by radius."""
-    lines = ["peak: log KL at the direction over that 30 degrees aside; spike: above the smooth circle, over its mean"]
+    lines = ["peak: log KL at the direction over that 30 degrees aside; spike: above the smooth circle, over its mean",
+             "x: the activation that the sphere stands round"]  # fmt: skip
     for kind, group in groups.items():
-        lines += ["", f"{kind}; radius" + "".join(f"{r:>27g}" for r in settings.radii)]
+        lines += ["", f"{kind + '; radius':42}" + "".join(f"{r:>27g}" for r in settings.radii)]
         for name, measure in (("peak", peaks), ("spike", spiked)):
             values = per_place(group, measure)
-            for i, family in enumerate(FAMILIES):
-                told = [_spread(interval(documents(group, values[i, r]))) for r in range(len(settings.radii))]
-                lines.append(f"{name + ', ' + family:30}" + "".join(f"{one:>27}" for one in told))
-        for name, what in (("near", "maxima, dictionary"), ("own", "maxima, on there")):
+            shown = {**dict(zip(FAMILIES, values, strict=True)), "on less as far along": values[ON] - values[MATCHED]}
+            for what, each in shown.items():
+                told = [_spread(interval(documents(group, of_radius))) for of_radius in each]
+                lines.append(f"{name + ', ' + what:42}" + "".join(f"{one:>27}" for one in told))
+        for name, what in ALIGNED.items():
             told = [_by_radius_of(group, name, r) for r in range(len(settings.radii))]
-            lines.append(f"{what:30}" + "".join(f"{one:>27}" for one in told))
+            lines.append(f"{what:42}" + "".join(f"{one:>27}" for one in told))
         settled = np.mean([one["settled"].double().mean(1).numpy() for one in group], 0)
-        lines.append(f"{'climbs that settled':30}" + "".join(f"{share:>27.0%}" for share in settled))
-        lines.append(f"{'draws, dictionary':30}{_by_radius_of(group, 'near', len(settings.radii)):>27}")
+        lines.append(f"{'climbs that settled':42}" + "".join(f"{share:>27.0%}" for share in settled))
+        lines.append(f"{'draws, dictionary':42}{_by_radius_of(group, 'near', len(settings.radii)):>27}")
     return "\n".join(lines)
 
 
@@ -156,16 +164,21 @@ def _of(kind: str, group: Group) -> str:
     p, drawn = p_of(observed, null), drawn_nearness(group)
     beyond = interval(nearer_than_draws(group))
     own, elsewhere = aligned(group, "own")
+    across, others = aligned(group, "own_across")
+    matched = [interval(more(group, each, ON, MATCHED)) for each in (peaks, spiked)]
     ends = f"smallest sphere {_by_radius_of(group, 'near', 0)}; largest {_by_radius_of(group, 'near', -2)}"
     return (
         f"in the {kind} network KL at decoder directions on at a place peaks {_than(peaked[ON])} random ones like them "
         f"(log ratio to 30 degrees aside {_signed(peaked[ON])}) and stands above the smooth circle {_than(stood[ON])} "
-        f"these ({_signed(stood[ON])} of its mean); at those off there it peaks {_than(peaked[OFF])} these "
+        f"these ({_signed(stood[ON])} of its mean), and it peaks {_than(matched[0])} random ones as far along the "
+        f"activation ({_signed(matched[0])}; above the smooth circle {_signed(matched[1])}); at those off there it "
+        f"peaks {_than(peaked[OFF])} random ones like them "
         f"({_signed(peaked[OFF])}) and stands above {_than(stood[OFF])} these ({_signed(stood[OFF])}); maxima lie "
         f"{'nearer to' if p <= 0.05 else 'no nearer to'} the dictionary than to random ones (mean largest |cosine| "
         f"{observed:.3f}, {null.mean():.3f}, p {p:.3f}; draws that no network chose {drawn['observed']:.3f}, "
         f"{drawn['null']:.3f}, p {drawn['p']:.3f}; maxima beyond draws {_signed(beyond)}; {ends}), and at {own:.3f} to "
-        f"directions on there, {elsewhere.mean():.3f} to those on elsewhere (p {p_of(own, elsewhere):.3f})"
+        f"directions on there, {elsewhere.mean():.3f} to those on elsewhere (p {p_of(own, elsewhere):.3f}; with the "
+        f"activation projected out {across:.3f}, {others.mean():.3f}, p {p_of(across, others):.3f})"
     )
 
 

@@ -65,9 +65,9 @@ def scene_of(ground: Ground) -> Scene:
 class Reader:
     """Reads each feature along its own direction, once it is on by THRESHOLD, and writes it to its own output."""
 
-    def __init__(self, directions: Float[Tensor, "features d"], x: Float[Tensor, "places d"]):
+    def __init__(self, directions: Float[Tensor, "features d"]):
         """Of given directions."""
-        self._directions, self.activations = directions, x
+        self._directions = directions
 
     def __call__(self, activations: Float[Tensor, "rows d"], at: Int[Tensor, " rows"]) -> Float[Tensor, "rows outputs"]:
         """Log-probabilities of one output a feature; a row's place does not matter."""
@@ -82,7 +82,7 @@ def planted(places: int, seed: int) -> Scene:
     sizes = torch.from_numpy(rng.uniform(1, 1.5, (places, FEATURES)))
     on = torch.from_numpy(rng.random((places, FEATURES)).argsort(1).argsort(1) < ON)
     x = (sizes * on) @ rows
-    rest = Reader(rows, x)
+    rest = Reader(rows)
     everywhere = torch.arange(places)
     covariance = rows.mT @ torch.cov((sizes * on).mT) @ rows
     return Scene(rest, x, rest(x, everywhere), everywhere.numpy(), covariance, Dictionary(rows, on))

@@ -10,7 +10,7 @@ from torch import Tensor
 from experiments.network.by_document import means
 from toolkit.sphere_search import spikes
 
-ON, OFF, LIKE, DATA = range(4)
+ON, OFF, LIKE, DATA, MATCHED = range(5)
 """Families, by place in FAMILIES."""
 ASIDE = np.pi / 6
 """Radians to either side at which a circle is compared with its direction."""
@@ -53,7 +53,7 @@ def more(group: Group, measure: Any, family: int, other: int = LIKE) -> Float[np
 
 
 def aligned(group: Group, name: str) -> tuple[float, Float[np.ndarray, " draws"]]:
-    """`near` or `own`: mean |cosine| over places, radii and hooks, and the same of each draw."""
+    """`near`, `own` or `own_across`: mean |cosine| over places, radii and hooks, and the same of each draw."""
     observed = np.mean([one[name][:-1].double().mean() for one in group])
     return float(observed), np.mean([one[f"{name}_null"][:-1].double().mean(0).numpy() for one in group], 0)
 

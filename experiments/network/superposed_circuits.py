@@ -1,60 +1,19 @@
 """N10: T small networks share a large one, k are called at once: how does the error grow? A toy, without a model."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from experiments.network.superposed_circuits_report import summarise
+from experiments.network.superposed_sizes import Settings
 from experiments.registry import Experiment, register
 from toolkit.configs import ToyTraining
 from toolkit.descent import EVALUATION
 from toolkit.superposed_circuits import draw_calls, draw_circuits, draw_codes, embed, relative_error
 from toolkit.superposition_error import Sizes
 from toolkit.trained_circuits import answers, train_circuits
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The sizes swept, each about the first four with k=1, and what is trained."""
-
-    circuits: int = 1024
-    """T."""
-    large: int = 512
-    """D."""
-    width: int = 4
-    """m."""
-    copies: int = 4
-    """S; two circuits share (m S)^2 / D = .5 large neurons on average."""
-    over_circuits: tuple[int, ...] = (512, 1024, 2048, 4096, 8192, 16384)
-    """T, with one circuit called and with `together`."""
-    over_large: tuple[int, ...] = (256, 384, 512, 768, 1024)
-    """D."""
-    over_width: tuple[int, ...] = (2, 3, 4, 6, 8)
-    """m."""
-    over_k: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 16)
-    """k."""
-    over_copies: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
-    """S; the last is D / m: dense codes."""
-    together: int = 4
-    """k of the second sweep over T and of the second training."""
-    rows: int = 4096
-    """Rows that an error is measured on."""
-    seeds: int = 8
-    """Networks of each embedding."""
-    trained_circuits: tuple[int, ...] = (8, 16, 32, 64, 128)
-    """T of the large networks that are trained."""
-    trained_large: int = 64
-    """Their D, and that of the embeddings beside them."""
-    trained_copies: int = 2
-    """S of those."""
-    trained_seeds: int = 4
-    """Networks trained of each size."""
-    steps: int = 3000
-    """Of training."""
-    shared: bool = False
-    """Every circuit has the same code: nothing is left of the effect."""
 
 
 def cells(settings: Settings) -> list[dict[str, Any]]:

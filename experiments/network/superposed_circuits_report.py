@@ -18,7 +18,7 @@ from torch import Tensor
 from experiments.checks import Check, above, at_least, at_most, interval, near, share
 from experiments.figures import Figure, Plot, Series
 from experiments.registry import Outcome
-from toolkit.errors import UserError
+from toolkit.errors import UserError, require
 from toolkit.superposition_error import Sizes, affine_level, answer_variance, breakdown, predicted_error
 
 POWERS = {"circuits": ("T", 1), "large": ("D", -2), "width": ("m", 2), "k": ("k", 1)}
@@ -54,6 +54,8 @@ def summarise(settings: Any, cells: Sequence[Mapping[str, Any]], found: Sequence
 def _slopes(points: list[tuple[Sizes, Mapping[str, Tensor]]], over: str) -> tuple[np.ndarray, float]:
     """Least-squares slope on log axes, of each seed and of the prediction, where the prediction is small."""
     theory = np.array([predicted_error(sizes) for sizes, _ in points])
+    few = f"fewer than two sizes of over_{over} have a predicted error below {SMALL}, where a slope is fitted"
+    require(int((theory < SMALL).sum()) > 1, f"{few}: take more neurons or fewer circuits")
     x = np.log([getattr(sizes, over) for sizes, _ in points])[theory < SMALL]
     measured = np.log(np.stack([result["error"].numpy() for _, result in points]))[theory < SMALL]
     return np.polyfit(x, measured, 1)[0], float(np.polyfit(x, np.log(theory[theory < SMALL]), 1)[0])
@@ -91,8 +93,8 @@ def _gain(sweeps: Sweeps, k: int) -> dict[int, Mapping[str, Tensor]]:
 
 def _superposed(sweeps: Sweeps) -> list[tuple[float, np.ndarray]]:
     """Predicted and measured errors of every embedding with codes of its own that overlap."""
-    swept = [point for over in (*POWERS, "together", "copies") for point in sweeps[over]]
-    return [(predicted_error(sizes), result["error"].numpy()) for sizes, result in swept]
+    swept = {sizes: result for over in (*POWERS, "together", "copies") for sizes, result in sweeps[over]}
+    return [(predicted_error(sizes), result["error"].numpy()) for sizes, result in swept.items()]
 
 
 def _scaling(sweeps: Sweeps, slopes: Mapping[str, Any], ends: Mapping[str, Any]) -> list[Check]:

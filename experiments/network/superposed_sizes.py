@@ -1,0 +1,57 @@
+"""Sizes of N10, and which of them make a sweep."""
+
+from dataclasses import dataclass
+
+from toolkit.errors import require
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The sizes swept, each about the first four with k=1, and what is trained."""
+
+    circuits: int = 1024
+    """T."""
+    large: int = 512
+    """D."""
+    width: int = 4
+    """m."""
+    copies: int = 4
+    """S; two circuits share (m S)^2 / D = .5 large neurons on average."""
+    over_circuits: tuple[int, ...] = (512, 1024, 2048, 4096, 8192, 16384)
+    """T, with one circuit called and with `together`."""
+    over_large: tuple[int, ...] = (256, 384, 512, 768, 1024)
+    """D."""
+    over_width: tuple[int, ...] = (2, 3, 4, 6, 8)
+    """m."""
+    over_k: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 16)
+    """k."""
+    over_copies: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128)
+    """S; the last is D / m: dense codes."""
+    together: int = 4
+    """k of the second sweep over T and of the second training."""
+    rows: int = 4096
+    """Rows that an error is measured on."""
+    seeds: int = 8
+    """Networks of each embedding."""
+    trained_circuits: tuple[int, ...] = (8, 16, 32, 64, 128)
+    """T of the large networks that are trained."""
+    trained_large: int = 64
+    """Their D, and that of the embeddings beside them."""
+    trained_copies: int = 2
+    """S of those."""
+    trained_seeds: int = 4
+    """Networks trained of each size."""
+    steps: int = 3000
+    """Of training."""
+    shared: bool = False
+    """Every circuit has the same code: nothing is left of the effect."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            least = min(value, default=0) if isinstance(value, tuple) else value
+            require(isinstance(value, bool) or least >= 1, f"{name} must be at least 1, got {value}")
+        for name in ("circuits", "large", "width", "k"):
+            sizes = getattr(self, f"over_{name}")
+            require(len(set(sizes)) > 1, f"over_{name} needs two sizes for a slope, got {sizes}")
+        among = f"copies={self.copies} must be one of over_copies={self.over_copies}"
+        require(self.copies in self.over_copies, among)
