@@ -203,7 +203,8 @@ def _control(by: _Found, main: int, settings: Any) -> str:
 
 def _excess(by: _Found, name: str, move: int, main: int, over: str) -> Interval:
     first, second = (_pairs(by, TRAINED, which, move, main, over) for which in (LEARNED, name))
-    return pooled_excess(*(list(zip(*each[:2], strict=True)) for each in (first, second)), first[2])
+    learned, random = (list(zip(*each[:2], strict=True)) for each in (first, second))
+    return pooled_excess(learned, random, first[2])
 
 
 def _fate(held: Mapping[str, int]) -> str:
