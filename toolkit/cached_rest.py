@@ -108,11 +108,8 @@ class CachedRest:
         from transformers import DynamicCache
 
         cache = DynamicCache()
-        for number, (keys, values) in enumerate(self._kept[:blocks]):
-            rows = sequence[:, None].to(keys.device), slice(None), before.to(keys.device)
-            cache.update(
-                keys[rows].transpose(1, 2), values[rows].transpose(1, 2), number
-            )  # (rows, heads, before, d_head)
+        for number, kept in enumerate(self._kept[:blocks]):
+            cache.update(*(_gathered(each, sequence, before) for each in kept), number)
         return cache
 
     @contextmanager
@@ -170,6 +167,15 @@ def _keep_from(network: Any, path: str) -> tuple[str, int] | None:
         if hasattr(module, "layer_idx"):
             module.layer_idx -= number
     return holder_path, number
+
+
+def _gathered(kept: Tensor, sequence: Tensor, before: Tensor) -> Tensor:
+    """Of (sequences, heads, positions, d_head), each row's sequence at its positions: (rows, heads, before, d_head)."""
+    _, heads, positions, d_head = kept.shape
+    head = sequence[:, None] * heads + torch.arange(heads)  # (rows, heads), of sequences and heads in one
+    at = head[:, :, None] * positions + before[:, None]  # (rows, heads, before)
+    found = kept.reshape(-1, d_head).index_select(0, at.flatten().to(kept.device))
+    return found.view(*at.shape, d_head)
 
 
 def _after_cut(path: str, entry: tuple[str, int] | None) -> str:
