@@ -47,7 +47,7 @@ def quadratic(rows):
 def agrees(values, expected):
     """The mean over draws lies within five standard errors of what is expected, for every row."""
     error = values.std(0) / len(values) ** 0.5
-    assert bool(((values.mean(0) - expected).abs() < 5 * error + 1e-5).all())
+    return bool(((values.mean(0) - expected).abs() < 5 * error + 1e-5).all())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -62,13 +62,13 @@ def test_lengths_are_as_given_and_draws_follow_from_the_seed(kind):
 
 
 def test_isotropic_mean_of_a_quadratic_is_its_trace_over_d():
-    agrees(quadratic(isotropic(NORMS, D, draws=MANY, seed=0)), F.trace() / D * NORMS.double() ** 2)
+    assert agrees(quadratic(isotropic(NORMS, D, draws=MANY, seed=0)), F.trace() / D * NORMS.double() ** 2)
 
 
 def test_in_a_subspace_it_is_the_trace_inside_over_its_dimensions():
     B = SPACE.basis
     expected = (B.mT @ F @ B).trace() / B.shape[1] * NORMS.double() ** 2
-    agrees(quadratic(SPACE.within(NORMS, draws=MANY, seed=0)), expected)
+    assert agrees(quadratic(SPACE.within(NORMS, draws=MANY, seed=0)), expected)
 
 
 def test_from_a_covariance_of_rank_one_it_is_exact():
@@ -82,12 +82,14 @@ def test_in_the_plane_the_share_along_an_axis_is_its_deviation_over_the_sum_of_b
     """E[a^2 / (a^2 + b^2)] = s_a / (s_a + s_b) for independent normals of deviations s_a, s_b."""
     draws = from_covariance(torch.ones(1), torch.diag(torch.tensor([ratio, 1.0])), draws=MANY, seed=0)
     share = draws[:, :, 0].square()
-    agrees(share.double(), torch.tensor(ratio**0.5 / (ratio**0.5 + 1)))
+    assert agrees(share.double(), torch.tensor(ratio**0.5 / (ratio**0.5 + 1)))
 
 
 def test_errors_of_other_rows_average_to_their_own_mean():
     units = torch.nn.functional.normalize(OTHERS.double(), dim=1)
-    agrees(quadratic(of_other_rows(NORMS, OTHERS, draws=MANY, seed=0)), quadratic(units).mean() * NORMS.double() ** 2)
+    assert agrees(
+        quadratic(of_other_rows(NORMS, OTHERS, draws=MANY, seed=0)), quadratic(units).mean() * NORMS.double() ** 2
+    )
 
 
 def test_about_an_axis_the_part_along_it_stays_and_the_rest_is_averaged():
@@ -98,7 +100,7 @@ def test_about_an_axis_the_part_along_it_stays_and_the_rest_is_averaged():
     torch.testing.assert_close((draws[:50].double() * axis).sum(2), (ERRORS.double() * axis).sum(1).expand(50, ROWS),
                                atol=1e-5, rtol=0)  # fmt: skip
     torch.testing.assert_close((X + draws[:50]).norm(dim=2), (X + ERRORS).norm(dim=1).expand(50, ROWS))
-    agrees(quadratic(draws), quadratic(along) + rest**2 * (F.trace() - quadratic(axis)) / (D - 1))
+    assert agrees(quadratic(draws), quadratic(along) + rest**2 * (F.trace() - quadratic(axis)) / (D - 1))
 
 
 @pytest.mark.parametrize("size", [1, 5, D])
@@ -111,7 +113,7 @@ def test_in_bands_the_energy_of_each_stays_and_is_averaged_inside(size):
         torch.testing.assert_close((draws[:50].double() @ band).square().sum(2), energy.expand(50, ROWS), rtol=1e-4,
                                    atol=1e-6)  # fmt: skip
         expected += energy * (band.mT @ F @ band).trace() / band.shape[1]
-    agrees(quadratic(draws), expected)
+    assert agrees(quadratic(draws), expected)
 
 
 def test_a_rotation_of_the_whole_space_is_an_isotropic_draw():

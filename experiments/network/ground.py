@@ -189,7 +189,7 @@ def ground(settings: Subject, at: str, *, kind: str = TRAINED, seed: int = 0) ->
     if settings.sae:
         subjects.check_hook(settings.sae, hook)
     text = _reading(settings.model, settings.corpus, settings.rows, seed)
-    text, learned, moved = _dealt(text, settings, seed)
+    learned, moved = _dealt(text, settings, seed)
     part, sequences = text.part(learned), text.part(moved)
     rows = activations_at(model, hook, part.tokens, part.rows)  # refuses hooks without a row for each token
     rest = LanguageDownstream(model, hook, sequences.tokens, sequences.rows)
@@ -222,8 +222,8 @@ def _reading(model: str, corpus: str, rows: int, seed: int) -> Reading:
     return read(trained, corpus, [], rows=rows, per_document=per_document, seed=seed)
 
 
-def _dealt(text: Reading, settings: Subject, seed: int) -> tuple[Reading, np.ndarray, np.ndarray]:
-    """Rows to learn from, and places of other documents, so many from each as there are of the fewest."""
+def _dealt(text: Reading, settings: Subject, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to learn from, and places of other documents, taken from one document after another by turns."""
     rng = np.random.default_rng([seed, 61])
     positions, documents = text.rows[:, 1].numpy(), int(text.groups.max()) + 1
     named = f"the text has {documents} documents"
@@ -243,7 +243,7 @@ def _dealt(text: Reading, settings: Subject, seed: int) -> tuple[Reading, np.nda
         moved >= FEWEST,
         f"places of {moved} documents would be moved ({what}), and {FEWEST} documents are needed: more text or places",
     )
-    return text, np.flatnonzero(~held & (positions > 0)), chosen
+    return np.flatnonzero(~held & (positions > 0)), chosen
 
 
 def _turns(groups: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
