@@ -9,23 +9,15 @@ from torch import Tensor
 from experiments.checks import above, at_most, near, share
 from experiments.figures import Figure, Heatmap
 from experiments.registry import Experiment, Outcome, register
-from toolkit.configs import ToyTraining
-from toolkit.contexts import Play, interference, random_directions, train_play
+from experiments.toy.halves import Training, measure
+from toolkit.contexts import interference, random_directions
 from toolkit.metrics import gram, represented
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What is trained."""
+class Settings(Training):
+    """What is trained, and what becomes of the other half."""
 
-    seeds: int = 16
-    """Models of each kind; the half with the lower loss is kept, since single seeds get stuck."""
-    steps: int = 1800
-    """Of training: 12 epochs of 150."""
-    batch: int = 512
-    """Rows in a step."""
-    lr: float = 3e-2
-    """Adam's rate; at a third of it one seed in ten is stuck."""
     values: Literal["kept", "zeroed"] = "zeroed"
     """What becomes of the other half."""
 
@@ -37,14 +29,6 @@ def cells(settings: Settings) -> list[dict[str, Any]]:
         {"values": settings.values, "importance": "conditional"},
         {"values": "kept", "importance": "conditional"},
     ]
-
-
-def measure(settings: Settings, cell: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
-    """Train; best first."""
-    training = ToyTraining(toy_steps=settings.steps, toy_batch=settings.batch, toy_lr=settings.lr)
-    toy = train_play(Play(**cell), training, instances=settings.seeds, seed=seed)
-    order = toy.loss.argsort()
-    return {"W": toy.W[order], "loss": toy.loss[order]}
 
 
 def summarise(settings: Settings, cells: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Tensor]]) -> Outcome:

@@ -10,8 +10,8 @@ from torch import Tensor
 from experiments.checks import above, at_most, near, within
 from experiments.figures import Figure, Heatmap
 from experiments.registry import Experiment, Outcome, register
-from toolkit.configs import ToyTraining
-from toolkit.contexts import Play, opposed, random_directions, train_play
+from experiments.toy.halves import Training, measure
+from toolkit.contexts import opposed, random_directions
 from toolkit.metrics import gram, represented
 
 PLACES = [*range(10), *range(30, 40)]
@@ -19,17 +19,9 @@ PLACES = [*range(10), *range(30, 40)]
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What is trained."""
+class Settings(Training):
+    """What is trained, and the importance of entries that no context needs."""
 
-    seeds: int = 16
-    """Models of each kind; the half with the lower loss is kept, since single seeds get stuck."""
-    steps: int = 1800
-    """Of training: 12 epochs of 150."""
-    batch: int = 512
-    """Rows in a step."""
-    lr: float = 3e-2
-    """Adam's rate; at a third of it one seed in ten is stuck."""
     middle: Literal["none", "full"] = "none"
     """Importance of the 20 entries of z in the middle."""
 
@@ -42,14 +34,6 @@ def cells(settings: Settings) -> list[dict[str, Any]]:
         {"values": "zeroed", "importance": "fixed"},
         {"values": "kept", "importance": "conditional"},
     ]
-
-
-def measure(settings: Settings, cell: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
-    """Train; best first."""
-    training = ToyTraining(toy_steps=settings.steps, toy_batch=settings.batch, toy_lr=settings.lr)
-    toy = train_play(Play(**cell), training, instances=settings.seeds, seed=seed)
-    order = toy.loss.argsort()
-    return {"W": toy.W[order], "loss": toy.loss[order]}
 
 
 def summarise(settings: Settings, cells: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Tensor]]) -> Outcome:
