@@ -41,7 +41,7 @@ class Spending:
 
 BUDGETS = {
     "quick": Spending(4_000, 2_000, 400, Budget(999, 99, 39, Effort(16, 60, 8, 199, 2)), 99, 0, 0),
-    "standard": Spending(100_000, 3_000, 600, Budget(999, 199, 39, Effort(24, 100, 8, 999, 2)), 199, 39, 2),
+    "standard": Spending(100_000, 2_000, 600, Budget(999, 199, 39, Effort(24, 100, 8, 999, 2)), 199, 39, 2),
     "thorough": Spending(400_000, 8_000, 1_600, Budget(4_999, 999, 199, Effort()), 999, 199, 39),
 }
 """By name. 39 null networks of each kind are the fewest whose rank can pass a level of 2.5%."""
