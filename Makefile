@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: tms test lint types bench clean
+.PHONY: tms test lint types bench docs clean
 
 # torch first and pinned: a CPU build of that very version may be kept on the machine, and a range would
 # fetch gigabytes of CUDA packages in its stead.
@@ -29,5 +29,10 @@ bench: .venv/installed
 	$(INSTALL) --editable .[bench]
 	$(BIN)/python -m benchmarks
 
+# The API reference, to be opened at site/index.html; docs/ holds what differs from pdoc's own templates.
+docs: .venv/installed
+	rm -rf site
+	$(BIN)/pdoc --docformat google --template-directory docs --output-directory site toolkit controls experiments
+
 clean:
-	rm -rf .venv runs .mypy_cache .pytest_cache .ruff_cache .coverage
+	rm -rf .venv runs site .mypy_cache .pytest_cache .ruff_cache .coverage
