@@ -143,8 +143,8 @@ def _report(chosen: Namespace) -> int:
     from experiments.report import write
 
     path = Path(chosen.to) if chosen.to else Path(chosen.out) / "report.html"
-    count = write(Path(chosen.out), path)
-    print(f"{count} experiments in {path}")
+    count, explorers = write(Path(chosen.out), path)
+    print(f"{count} experiments and {explorers} explorers of SAEs in {path}")
     return 0
 
 

@@ -118,7 +118,12 @@ class Stack:
 
 @dataclass(frozen=True)
 class Scatter:
-    """Points in the plane, one unit alike on both axes, such as a map of directions; a text shows on hovering."""
+    """Points in the plane, one unit alike on both axes, such as a map of directions; a text shows on hovering.
+
+    Raises:
+        ValueError: not one hover text a point, or some groups but not one a point.
+        TypeError: one of these has no length.
+    """
 
     title: str
     """Above the panel."""

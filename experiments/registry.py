@@ -42,7 +42,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One question, how it is answered and what the answer should be."""
+    """One question, how it is answered and what the answer should be.
+
+    Raises:
+        ValueError: settings or seconds for other scales than SCALES.
+    """
 
     name: str
     """Unique, in lower case with hyphens."""

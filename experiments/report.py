@@ -13,11 +13,13 @@ from urllib.parse import quote
 
 from controls.audit_page import PAGE
 from controls.audit_page import read as read_audit
+from experiments.explorer import Explorer, write_explorers
 from experiments.figures import COLOURS
 from experiments.registry import place
 from toolkit.errors import UserError
 
 PLOTLY = "plotly.min.js"
+_MAP = "dictionary-umap"
 _TITLE = "Toy models and embeddings: claims and measurements"
 
 
@@ -43,18 +45,24 @@ class Page:
         return sum(not check["passed"] for check in self.result["checks"])
 
 
-def write(runs: Path, to: Path) -> int:
-    """Write the page over the newest run of each experiment in `runs`; returns how many there are.
+def write(runs: Path, to: Path) -> tuple[int, int]:
+    """Write the page over the newest run of each experiment in `runs`, and the explorer of each SAE.
+
+    Returns:
+        How many experiments and how many explorers there are.
 
     Raises:
-        UserError: nothing has run, or the page cannot be written.
+        UserError: nothing has run, or a page cannot be written.
     """
     pages, left_out = read(runs)
-    if not pages:
+    explorers, damaged = write_explorers(runs, to)
+    left_out += damaged
+    if not (pages or explorers):
         reason = f": {left_out[0]}" if left_out else ""
         raise UserError(f"no finished experiment in {runs}{reason}; run one: python -m experiments run NAME")
-    _save(to, html(pages, left_out, script=_plotly(), audits=_audits(runs, to.parent)))
-    return len(pages)
+    further = _explorers(explorers, pages, to.parent) + _audits(runs, to.parent)
+    _save(to, html(pages, left_out, script=_plotly() if pages else "", further=further))
+    return len(pages), len(explorers)
 
 
 def write_figures(folder: Path, result: Mapping[str, Any], figures: Sequence[Mapping[str, Any]], runs: Path) -> None:
@@ -85,10 +93,10 @@ def read(runs: Path) -> tuple[list[Page], list[str]]:
     return sorted(newest.values(), key=lambda p: place(p.experiment["row"])), left_out
 
 
-def html(pages: Sequence[Page], left_out: Sequence[str], *, script: str, source: str = "", audits: str = "") -> str:
+def html(pages: Sequence[Page], left_out: Sequence[str], *, script: str, source: str = "", further: str = "") -> str:
     """The page as text; plotly stands in it as `script`, or is fetched from `source`, a file beside it.
 
-    `audits` is a section, ready, that follows the overview.
+    `further` is sections, ready, that follow the overview.
     """
     files = resources.files("experiments")
     figures = [figure for page in pages for figure in page.figures]
@@ -102,7 +110,7 @@ def html(pages: Sequence[Page], left_out: Sequence[str], *, script: str, source:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<link rel="icon" href="data:,"><title>{_TITLE}</title>'
         f"<style>{(files / 'page.css').read_text()}</style></head>"
-        f"<body><main><h1>{_TITLE}</h1>{_overview(pages, left_out)}{audits}{body}</main>"
+        f"<body><main><h1>{_TITLE}</h1>{_overview(pages, left_out) if pages or left_out else ''}{further}{body}</main>"
         f'<script type="application/json" id="data">{data}</script>{library}'
         f"<script>{(files / 'page.js').read_text()}</script></body></html>\n"
     )
@@ -123,6 +131,18 @@ def _overview(pages: Sequence[Page], left_out: Sequence[str]) -> str:
         "<thead><tr><th></th><th>experiment</th><th>claim</th><th>checks</th><th>scale</th></tr></thead>"
         f"<tbody>{rows}</tbody></table></div>" + (f"<p>Left out:</p><ul>{missing}</ul>" if missing else "")
     )
+
+
+def _explorers(explorers: Sequence[Explorer], pages: Sequence[Page], beside: Path) -> str:
+    """The explorers of SAEs, and where a map of an embedding's dictionary was drawn, that too."""
+    lines = ""
+    for one in explorers:
+        link = quote(os.path.relpath(one.page, beside).replace(os.sep, "/"))
+        told = f"{one.latents:,} latents, {one.audited:,} with a verdict"
+        lines += f'<li><a href="{link}"><bdi>{escape(one.title)}</bdi></a>, run {one.page.parts[-3]}: {told}</li>'
+    for name in (page.experiment["name"] for page in pages if page.experiment["name"] == _MAP):
+        lines += f'<li><a href="#{name}">The map of an embedding\'s dictionary</a></li>'
+    return f'<section id="explorers"><h2>Latents and atoms, one by one</h2><ul>{lines}</ul></section>' if lines else ""
 
 
 def _audits(runs: Path, beside: Path) -> str:

@@ -1,6 +1,5 @@
 """One experiment from its settings to a run folder: cells, outcome, figures, result."""
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -41,7 +40,7 @@ class How:
     cluster: str = ""
     """Address of a Dask scheduler that takes the place of the processes."""
     out: str = "runs"
-    """Folder that receives <name>/<number>/."""
+    """Folder that receives `<name>/<number>/`."""
     resume: bool = False
     """Go on with the newest unfinished run."""
     quiet: bool = False
@@ -104,7 +103,7 @@ def run(experiment: Experiment, how: How) -> Finished:
             outcome = compute(experiment, settings, how, opened.folder)
         except UserError:
             if not any(opened.folder.glob(CELLS)):  # nothing that --resume could go on from
-                shutil.rmtree(opened.folder)
+                opened.drop()
             raise
         folder = _write(opened, experiment, outcome)
     return Finished(folder, outcome, time.monotonic() - began)

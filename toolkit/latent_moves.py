@@ -1,8 +1,10 @@
 """Latents of a sparse autoencoder moved without a change of how many are on.
 
+```python
 moved = mass_moved(z, share=0.3, seed=0)                 # (rows, width): the same latents on, the same total
 moved = swapped(z, rates, share=0.3, seed=0).latents     # as many on: some have given way to others as frequent
 x + sae.decode(moved[None])[0] - sae.decode(z[None])[0]  # the activation moved; the SAE's own error stays out of it
+```
 """
 
 from collections.abc import Iterable

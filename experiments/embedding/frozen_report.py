@@ -26,7 +26,7 @@ Found = Sequence[Mapping[str, Tensor]]
 def summarise(settings: Any, cells: Sequence[Mapping[str, Any]], found: Found) -> Outcome:
     """Each arm's loss at the last step and at its best, and what it is above the learned arm's, seed by seed."""
     curves = {arm: gathered(found, f"curve.{arm}") for arm in ARMS}  # (seeds, measurements)
-    last, best = ({arm: pick(c) for arm, c in curves.items()} for pick in (lambda c: c[:, -1], lambda c: c.amin(1)))
+    last, best = {arm: c[:, -1] for arm, c in curves.items()}, {arm: c.amin(1) for arm, c in curves.items()}
     known = gathered(found, "baselines").mean(0)
     extra = {
         name: {arm: gathered(found, f"{name}.{arm}").tolist() for arm in ARMS} for name in ("train", "norm", "cosine")

@@ -1,5 +1,6 @@
 """A planted embedding with texts for its tokens, in place of a model where none is given."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -38,7 +39,7 @@ def planted_tokens(seed: int) -> PlantedTokens:
     for names, members in zip((DAYS, MONTHS, range(10)), truth.circles, strict=True):
         for name, at in zip(names, members.tolist(), strict=True):
             texts[at] = f" {name}"
-    for relation, form in zip(truth.pairs, (_word, lambda at: " " + _word(at).capitalize()), strict=True):
+    for relation, form in zip(truth.pairs, (_word, _capitalised), strict=True):
         for first, second in relation.tolist():
             texts[first], texts[second] = f" {_word(first)}", form(first)
     return PlantedTokens(truth.rows, tuple(texts), _weights(truth), truth)
@@ -58,7 +59,11 @@ def _word(at: int) -> str:
     return "".join(chr(97 + code // 26**place % 26) for place in range(5))
 
 
-_GROUPS = (
+def _capitalised(at: int) -> str:
+    return f" {_word(at).capitalize()}"
+
+
+_GROUPS: tuple[Callable[[int], str], ...] = (
     lambda at: f"{1000 + at}",
     lambda at: "".join("!?.,;:-"[at // 7**place % 7] for place in range(5)),
     lambda at: _word(at).upper(),

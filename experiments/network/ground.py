@@ -17,8 +17,9 @@ from controls.reading import CONTEXT, Reading, read
 from experiments.network import subjects
 from experiments.network.networks import TRAINED, network
 from toolkit.downstream import LanguageDownstream
-from toolkit.errors import require
-from toolkit.language import DEFAULT, LanguageModel
+from toolkit.errors import check_types, require
+from toolkit.language import LanguageModel
+from toolkit.model_files import DEFAULT
 from toolkit.sae import SAE, LoadedSAE
 
 BLOCK = 512
@@ -59,6 +60,7 @@ class Subject:
     """The only position of a sequence, counted from 0, whose rows are moved; 0: any but the first."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("layers", "width", "k", "steps", "rows", "places"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         require(self.k <= self.width, f"k={self.k} is more than width={self.width}, the number of latents there are")

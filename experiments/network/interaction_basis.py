@@ -10,7 +10,7 @@ from experiments.network.interaction_basis_report import summarise
 from experiments.network.interaction_toys import KINDS, measure_addition, measure_planted
 from experiments.network.interaction_words import measure_model
 from experiments.registry import Experiment, register
-from toolkit.errors import require
+from toolkit.errors import check_types, require
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Settings:
     corpus: str = ""
     """Text: a file, a folder, nltk:NAME; empty: what the model says itself."""
     hook: str = ""
-    """blocks.<n>.hook_resid_post, with commas between many, each looked at with the next block's; empty: after
+    """`blocks.<n>.hook_resid_post`, with commas between many, each looked at with the next block's; empty: after
     `layers` evenly spaced blocks."""
     layers: int = 3
     """How many blocks, where no hook is named; the last one is left out."""
@@ -44,6 +44,7 @@ class Settings:
     """KL divergence that edges left out may cost a model."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("layers", "networks", "additions", "addition_steps", "rows"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         require(self.places >= 24, f"places must be at least 24, got {self.places}: they are dealt to fit and measure")

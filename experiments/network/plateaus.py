@@ -13,7 +13,7 @@ from experiments.network.plateaus_lines import between, blocks_after, line_ends,
 from experiments.network.plateaus_report import KL, LOGITS, NORM, summarise
 from experiments.registry import Experiment, register
 from toolkit.errors import require
-from toolkit.language import DEFAULT
+from toolkit.model_files import DEFAULT
 from toolkit.plateau_curves import (
     first_share,
     fit_sigmoids,

@@ -23,7 +23,9 @@ class Settings(Subject):
     """What is asked, and how far."""
 
     rows: int = 12_000
+    """Rows of activations in all."""
     places: int = 64
+    """Of them, those that are moved at most."""
     networks: tuple[str, ...] = (TRAINED, RANDOM, SPECTRUM)
     """Which networks; all but the trained one at the middle hook alone."""
     nats: tuple[float, ...] = (0.01, 0.1, 0.5)

@@ -25,7 +25,9 @@ class Settings(Subject):
     """What is asked, and on which spheres."""
 
     rows: int = 12_000
+    """Rows of activations in all."""
     places: int = 48
+    """Of them, those that are moved at most."""
     networks: tuple[str, ...] = (TRAINED, RANDOM)
     """Which networks; all but the trained one at the middle hook alone."""
     radii: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)

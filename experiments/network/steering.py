@@ -15,7 +15,8 @@ from experiments.network.steering_world import SteeringWorld, steering_world
 from experiments.network.words import lacking
 from experiments.registry import Experiment, register
 from toolkit.steering import dual_basis
-from toolkit.steering_effects import SteeringEffects, steering_effects
+from toolkit.steering_effects import steering_effects
+from toolkit.steering_results import SteeringEffects
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from toolkit.interventions import record, run
 from toolkit.labelled import Labelled, read_labelled
 from toolkit.language import LanguageModel, load_model
 from toolkit.splits import split_documents
-from toolkit.steering_effects import SteeringEffects, steering_effects
+from toolkit.steering_effects import steering_effects
+from toolkit.steering_results import SteeringEffects
 
 _AT_ONCE = 16
 """Sentences run together."""

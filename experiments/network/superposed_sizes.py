@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from toolkit.errors import require
+from toolkit.errors import check_types, require
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Settings:
     """Every circuit has the same code: nothing is left of the effect."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name, value in vars(self).items():
             least = min(value, default=0) if isinstance(value, tuple) else value
             require(isinstance(value, bool) or least >= 1, f"{name} must be at least 1, got {value}")
