@@ -16,7 +16,8 @@ PROG = "python -m controls"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, 1 where an error rate misses its bar, 2 after a mistake that one line explains."""
     given = sys.argv[1:] if argv is None else argv
-    return exit_code(lambda: _work(given), less="ask for less, or take fewer --workers", kept="finished parts")
+    kept = "" if given[:1] == ["run"] else "finished parts"
+    return exit_code(lambda: _work(given), less="ask for less, or take fewer --workers", kept=kept)
 
 
 def _work(argv: Sequence[str]) -> int:

@@ -1,9 +1,11 @@
 """An audit: a finder, a model and text in, a verdict for each feature out, with every null beneath it.
 
+```python
 verdicts = audit(Labels.of("upos=VERB", "upos=NOUN"), "tiny-gpt2", "ud_english_ewt", hook="blocks.2.hook_resid_post")
 print(verdicts)             # a table
 verdicts.frame()            # the same for pandas
 verdicts["upos=VERB"].evidence.outcomes     # observed values and nulls
+```
 """
 
 import json

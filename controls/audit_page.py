@@ -51,7 +51,7 @@ def read(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"cannot read {path}: {error.strerror or error}; name the folder of a finished audit"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): run the audit again") from error
     metrics = result.get("metrics") if isinstance(result, dict) else None
     if not isinstance(metrics, dict) or "audit" not in metrics:

@@ -19,9 +19,9 @@ from controls.finders import Finder, Labels, Latents, Principal, ranges
 from controls.prepared import ACTIVATIONS, Prepared, prepare
 from toolkit.errors import require
 from toolkit.language import load_model
-from toolkit.runs import open_run, writing
+from toolkit.runs import Run, open_run, writing
 from toolkit.sae import load_sae
-from toolkit.sweep import Cell
+from toolkit.sweep import Cell, check_cluster
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,13 @@ def measure(settings: tuple[Job, str], cell: Cell, seed: int) -> dict[str, Tenso
     return ground(*settings)[0].measure(cell)
 
 
-def _begun(job: Job, folder: Path) -> tuple[Work, Prepared]:
-    """The ground; a job that comes to nothing leaves no folder behind."""
+def _begun(job: Job, opened: Run) -> tuple[Work, Prepared]:
+    """The ground; a job that comes to nothing leaves no folder behind, one that is interrupted goes on."""
     try:
-        return ground(job, str(folder))
-    except BaseException:
-        if not (folder / "nulls").exists():
-            shutil.rmtree(folder)
+        return ground(job, str(opened.folder))
+    except Exception:
+        if not (opened.folder / "nulls").exists():
+            opened.drop()
         raise
 
 
@@ -114,12 +114,13 @@ def run(job: Job, *, out: str, workers: int, cluster: str = "", resume: bool = F
     """Audit, and write the run folder.
 
     Raises:
-        UserError: whatever does not go together, leaving no folder; a worker that died.
+        UserError: whatever does not go together or no cluster at the address, leaving no folder; a worker that died.
     """
+    check_cluster(cluster)
     config = {**asdict(job), "labels": list(job.labels)}
     opened, began = open_run(out, "audit", config, resume=resume), time.monotonic()
     with writing(opened.folder):
-        work, prepared = _begun(job, opened.folder)
+        work, prepared = _begun(job, opened)
         names = paid(work.bought)
         if not quiet:
             rates = measured(work.case.model, job.hook, work.case.reading)
@@ -138,12 +139,16 @@ def run(job: Job, *, out: str, workers: int, cluster: str = "", resume: bool = F
             cluster=cluster,
             quiet=quiet,
         )
-        folder = opened.finish(metrics(job, work, found), tensors(found), [])
-        page = audit_page.write(folder)
+        folder = opened.finish(metrics(job, work, found), tensors(found), [], last=lambda result: _page(opened.folder))
         for stage in ("nulls", "causes"):
             shutil.rmtree(folder / stage)
         (folder / ACTIVATIONS).unlink(missing_ok=True)
-    return Audited(found, folder, page)
+    return Audited(found, folder, folder / audit_page.PAGE)
+
+
+def _page(folder: Path) -> None:
+    """Before the folder has its name: a finished audit has its page."""
+    audit_page.write(folder)
 
 
 def metrics(job: Job, work: Work, found: Audit) -> dict[str, Any]:

@@ -131,7 +131,7 @@ def check_draws(alpha: float, bought: Spending) -> None:
     Raises:
         UserError: how many draws it takes.
     """
-    v, least = bought.verdict, ceil(2 / alpha - 1e-9) - 1
+    v, least = bought.verdict, ceil(2 / max(alpha, 1e-300) - 1e-9) - 1
     draws = {
         "null networks of each kind": v.null_seeds,
         "permutations within types": v.token_permutations,

@@ -1,6 +1,5 @@
 """A calibration as a run: seeds on every core, kept as they finish; result.json, a table and a QQ plot."""
 
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +92,7 @@ def calibrate(job: Job, *, out: str, resume: bool, quiet: bool) -> Calibrated:
             )
         except UserError:
             if not any(opened.folder.glob(CELLS)):
-                shutil.rmtree(opened.folder)
+                opened.drop()
             raise
         m = settings.budget.permutations
         found = summarise(cells[: job.seeds], permutations=m)

@@ -1,7 +1,9 @@
 """Null networks: a language model with its weights drawn anew, one kind of structure kept and the rest taken away.
 
+```python
 from controls.model_weights import drawn_anew
-null = drawn_anew(model, "spectrum", seed=0)        # the same tokenizer, hooks and, matrix by matrix, singular values
+null = drawn_anew(model, "spectrum", seed=0)  # the same tokenizer, hooks and, matrix by matrix, singular values
+```
 """
 
 import numpy as np

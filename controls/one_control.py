@@ -1,6 +1,5 @@
 """One control by itself: the same features, the same case, one null."""
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -43,18 +42,18 @@ def run(job: Job, name: str, *, draws: int = 0, out: str = "runs") -> Ran:
     control, began = find(name), time.monotonic()
     require(draws >= 0, f"--draws must not be negative, got {draws}")
     opened = open_run(out, f"control-{name}", {**asdict(job), "labels": list(job.labels), "draws": draws}, resume=False)
-    with writing(opened.folder):
+    with writing(opened.folder, then="ask again"):
         try:
             case = ground(job, "")[1].case
             given = replace(case, draws=draws, dear=draws) if draws else case
             found = control.run(given)
-        except BaseException:
-            shutil.rmtree(opened.folder)
+            level = job.alpha / 2
+            metrics = {"control": name, "null": control.null, "outcomes": [control_json(one, level) for one in found]}
+            nulls = [torch.tensor([one.observed, *one.null.tolist()]).double() for one in found]
+            folder = opened.finish(metrics, {f"{i:04d}": values for i, values in enumerate(nulls)}, [])
+        except BaseException:  # an interruption too: a control by itself has no parts to go on from
+            opened.drop()
             raise
-        level = job.alpha / 2
-        metrics = {"control": name, "null": control.null, "outcomes": [control_json(one, level) for one in found]}
-        values = {f"{i:04d}": torch.tensor([one.observed, *one.null.tolist()]).double() for i, one in enumerate(found)}
-        folder = opened.finish(metrics, values, [])
     return Ran(found, table(control.null, found, level), folder, time.monotonic() - began)
 
 

@@ -1,11 +1,12 @@
 """What a control says of a feature: a statistic, and the same statistic with one ingredient changed."""
 
+import sys
 from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
 
-from toolkit.errors import require
+from toolkit.errors import check_types, require
 
 ROUNDING = 1e-6
 """What is computed alone and what is computed beside many others differ by so much in single precision."""
@@ -33,8 +34,10 @@ class Outcome:
     """Whether the null draws are exchangeable with what was observed; False for a row of depths or sizes."""
 
     def __post_init__(self) -> None:
-        require(self.null.ndim == 1 and len(self.null) > 0, f"{self.control} on {self.feature!r} has no null draws")
-        finite = np.isfinite(self.observed) and bool(np.isfinite(self.null).all())
+        check_types(self)
+        given = isinstance(self.null, np.ndarray) and self.null.ndim == 1
+        require(given and len(self.null) > 0, f"{self.control} on {self.feature!r} has no null draws")
+        finite = abs(self.observed) <= sys.float_info.max and bool(np.isfinite(self.null).all())
         require(finite, f"{self.control} on {self.feature!r} gives numbers that are not finite")
 
     @property

@@ -1,6 +1,8 @@
 """An audit made ready: text read, activations taken, features named, the rest of the network and null networks there.
 
+```python
 prepare(load_model(), "blocks.2.hook_resid_post", [Labels.of("upos=VERB")], FOLDER, BUDGETS["quick"], seed=0).case
+```
 """
 
 import os

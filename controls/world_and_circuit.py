@@ -22,7 +22,7 @@ from controls.world_circuits import (
 )
 from controls.world_documents import Documents, document_ids, sticky_labels
 from controls.worlds import WorldSample
-from toolkit.errors import require
+from toolkit.errors import check_types, require
 
 GATES = (("read", "and"), ("read", "xor"), ("unread", "and"), ("unread", "xor"))
 """The order of the circuit's gates; each stands for `each` gates on two inputs of their own."""
@@ -67,6 +67,7 @@ class AndCircuit:
     """How rows hang together."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(
             self.d >= 8 * self.each and self.each >= 2 and 0 < self.rate < 1 and self.noise > 0 and self.effect > 0,
             f"expected each >= 2, d >= 8 each, 0 < rate < 1, noise > 0 and effect > 0, got {self}",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from toolkit.errors import require
+from toolkit.errors import check_types, require
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Documents:
     """a + b of the Beta law of a label's rate over documents: documents account for 1 / (a + b + 1) of its variance."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(
             1 <= self.shortest <= self.longest and 0 <= self.persistence < 1 and self.concentration > 0,
             f"Documents: expected 1 <= shortest <= longest, 0 <= persistence < 1, concentration > 0, got {self}",

@@ -21,7 +21,7 @@ from controls.world_circuits import (
     written,
 )
 from controls.world_documents import Documents, sticky_labels
-from toolkit.errors import require
+from toolkit.errors import check_types, require
 
 KINDS = ("model", "unread", "inherited", "dataset")
 """The order of features: two kinds written by weights, two in any network's input; the first of each two is read."""
@@ -63,6 +63,7 @@ class FourKinds:
     """How rows hang together."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(
             self.d >= 16 and self.each >= 1 and 0 < self.rate < 0.75 and self.noise > 0 and self.effect > 0,
             f"expected d >= 16, each >= 1, 0 < rate < .75, noise > 0 and effect > 0, got {self}",

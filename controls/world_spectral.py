@@ -24,7 +24,7 @@ from controls.world_circuits import (
 )
 from controls.world_documents import Documents, document_ids, sticky_labels, sticky_normals
 from controls.worlds import WorldSample
-from toolkit.errors import require
+from toolkit.errors import check_types, require
 
 SLOPE = 2.0
 """How steeply the reader's ramp goes through a component's threshold: from off to on within a quarter deviation."""
@@ -78,6 +78,7 @@ class Spectral:
     """How rows hang together."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(
             1 <= self.labelled <= self.each and 2 <= self.dense <= self.d // 2 and 0 < self.rate < 1 and self.noise > 0,
             f"expected 1 <= labelled <= each, 2 <= dense <= d / 2, 0 < rate < 1 and noise > 0, got {self}",

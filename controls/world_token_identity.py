@@ -23,7 +23,7 @@ from controls.world_circuits import (
 )
 from controls.world_documents import Documents, document_ids, first_rows, sticky_labels
 from controls.worlds import WorldSample
-from toolkit.errors import require
+from toolkit.errors import check_types, require
 
 ZIPF_OFFSET = 20
 """Mandelbrot's offset: type r has a share proportional to 1 / (r + 20), so that no type rules a label by itself."""
@@ -89,6 +89,7 @@ class TokenIdentity:
     """How rows hang together."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(
             1 <= self.labelled <= self.each and 4 * self.each <= self.d,
             f"expected 1 <= labelled <= each and 4 each <= d, got {self}",

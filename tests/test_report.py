@@ -117,7 +117,7 @@ def test_it_shows_the_newest_run_and_says_what_it_leaves_out(runs, tmp_path):
     other = tmp_path / "runs" / "tms" / "001"
     other.mkdir(parents=True)
     (other / "result.json").write_text('{"metrics": {}}')
-    assert report.write(tmp_path / "runs", tmp_path / "r.html") == 2
+    assert report.write(tmp_path / "runs", tmp_path / "r.html") == (2, 0)
     text = (tmp_path / "r.html").read_text("utf-8")
     assert "0.5552" in text
     assert "0.7772" not in text

@@ -3,13 +3,13 @@
 The folder's name is a hash of everything that decides its contents. manifest.json holds that, the counts and the
 checksums of the small arrays; journal.txt gains a line for each hook and block as it is written, with the SHA-256 of
 its rows. A block without a line that matches is computed anew, whether it was never reached or was damaged since, and
-comes out the same to the last byte on the same machine.
+comes out the same to the last byte on the same machine. One process at a time works on a folder: a second one waits
+until the first is done or dead, and reads what it finds.
 """
 
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from toolkit.corpora import Document
+from toolkit.folder_lock import LOCK, FolderLock, lock
 from toolkit.runs import write_json
 from toolkit.windows import ARRAYS, Counted, Cutting, cut, write_header
 
@@ -61,6 +62,10 @@ class ActivationCache:
     """Numbers in a row of each hook that has any."""
     sums: dict[tuple[str, int], str] = field(default_factory=dict)
     """Checksum of each hook's block that was found whole or has been written."""
+    hooks: tuple[str, ...] = ()
+    """Those that were asked for."""
+    lock: FolderLock | None = field(default=None, repr=False)
+    """Keeps other processes out until every block is there."""
 
     @property
     def blocks(self) -> int:
@@ -94,6 +99,7 @@ class ActivationCache:
             lines.append(f"{block} {width} {self.sums[hook, block]} {hook}\n")
         with (self.folder / "journal.txt").open("a") as journal:
             journal.write("".join(lines))
+        self._let_others_in()
 
     def file(self, hook: str) -> Path:
         """Where a hook's rows lie."""
@@ -111,9 +117,18 @@ class ActivationCache:
 
     def verify(self, hooks: Iterable[str]) -> None:
         """Take the journal's word for no block: read each, and keep only those whose checksum is right."""
-        claimed = self._journal(set(hooks))
-        if not claimed:
-            return
+        self.hooks = tuple(hooks)
+        if claimed := self._journal(set(self.hooks)):
+            self._check(claimed)
+        self._let_others_in()
+
+    def _let_others_in(self) -> None:
+        """Once nothing is left to be written."""
+        if self.lock is not None and not self.missing(self.hooks):
+            self.lock.release()
+
+    def _check(self, claimed: dict[tuple[str, int], tuple[int, str]]) -> None:
+        """Compare every block that the journal claims, (hook, block) -> (width, checksum), with its rows."""
         for hook in {hook for hook, _ in claimed}:
             width = next(w for (h, _), (w, _) in claimed.items() if h == hook)
             whole = self.file(hook).is_file() and _starts_right(self.file(hook), self.counted.rows, width)
@@ -150,16 +165,28 @@ def open_cache(
     folder: Path, settings: Mapping[str, Any], documents: Iterable[Document], cutting: Cutting
 ) -> ActivationCache:
     """The cache in `folder`, its corpus cut into windows where that is not done yet or not whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    held = _alone(folder)
     counted = _manifest(folder, settings)
     if counted is None:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        for path in folder.iterdir():
+            if path.name != LOCK:
+                path.unlink()
         counted = cut(folder, documents, cutting)
         sums = {name: _digest(folder / f"{name}.npy") for name in ARRAYS}
         content = {"settings": dict(settings), "counted": asdict(counted), "sha256": sums}
         write_json(folder / "manifest.json", {**content, "checksum": key_of(content)})
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS}
-    return ActivationCache(folder, counted, arrays)
+    return ActivationCache(folder, counted, arrays, lock=held)
+
+
+def _alone(folder: Path) -> FolderLock | None:
+    """The folder's lock, as soon as it can be had."""
+    held = lock(folder)
+    if held is None:
+        _LOG.warning("cache %s is being written by another command: waiting for it", folder)
+        held = lock(folder, wait=True)
+    return held
 
 
 def _manifest(folder: Path, settings: Mapping[str, Any]) -> Counted | None:

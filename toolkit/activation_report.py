@@ -11,13 +11,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from toolkit.activations import Activations
-from toolkit.language import ascii_safe
+from toolkit.language import LanguageModel, ascii_safe
+from toolkit.latent_logits import LogitEffects, logit_effects, writes_to_stream
+from toolkit.latent_pages import FOLDER, TOKENS, Text, write_latents
+from toolkit.runs import Run
 from toolkit.sae import SAE, LoadedSAE
 from toolkit.sae_scores import score_rows, typical_rows
 from toolkit.splicing import SpliceReport
 
 MEASURED = 2**18
 """Rows of each part that are measured at most, evenly spaced: FVU, L0 and the share of rows a latent is active on."""
+SHOWN = 2**18
+"""Rows that pages of latents are drawn from at most, in whole documents, those held out first."""
+EVENTS = 2**24
+"""Latents that are on in them, summed over rows, at most: 12 bytes each."""
 _PIECE = 2**14
 _BEFORE, _AFTER = 6, 3
 
@@ -82,6 +89,38 @@ def in_context(found: Activations, tokenizer: Any, row: int) -> str:
     parts = (inside[inside < row], [row], inside[inside > row])
     before, token, after = (tokenizer.decode(found.tokens[part].tolist()) for part in parts)
     return ascii_safe(f"{before}»{token}«{after}")
+
+
+def write_pages(
+    folder: Run,
+    sae: SAE | LoadedSAE,
+    stream: Stream,
+    found: Activations,
+    model: LanguageModel,
+    hook: str,
+    measured: dict[str, Any],
+) -> None:
+    """Write what pages of single latents need into the run's folder."""
+    seed = folder.config["seed"]
+    l0 = measured["l0"] if len(stream.train) else measured["l0_held_out"]
+    index = rows_shown(stream, found.documents, min(SHOWN, int(EVENTS / max(l0, 1))), seed=seed)
+    held_out = np.isin(index, stream.held_out) & bool(len(stream.train))
+    text = Text(found.documents[index], found.positions[index], found.tokens[index], held_out)
+    effects: LogitEffects | None = None
+    if writes_to_stream(hook) and sae.W_dec.shape[2] == model.d_model:
+        effects = logit_effects(model, sae.W_dec[0].detach(), min(TOKENS, model.vocabulary))
+    rows = pieces(stream.raw, index)
+    write_latents(folder.folder / FOLDER, sae, rows, text, model.tokenizer, effects, seed=seed)
+
+
+def rows_shown(
+    stream: Stream, documents: Int[np.ndarray, " all_rows"], most: int, *, seed: int
+) -> Int[np.ndarray, " some"]:
+    """Rows of whole documents, those held out first and all in random order, until there are enough, as they stand."""
+    others = np.setdiff1d(documents, stream.judged)
+    order = [*stream.judged.tolist(), *np.random.default_rng([seed, 6]).permutation(others).tolist()]
+    spans = [np.arange(*np.searchsorted(documents, [document, document + 1])) for document in order]
+    return np.sort(np.concatenate(spans)[:most])
 
 
 def numbers(splice: SpliceReport) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Activations of a language model at named hooks, streamed over documents into memory-mapped float16 files.
 
+```python
 model = load_model("tiny-gpt2")
 found = harvest(model, documents("nltk:movie_reviews"), ["blocks.2.hook_resid_post"], cache=Path("activations"))
 found.rows("blocks.2.hook_resid_post")    # (rows, d) float16; found.documents, .positions, .tokens say which
+```
 """
 
 import tempfile

@@ -3,10 +3,12 @@
 An activation is written as a baseline, plus a move along each feature's direction, plus a rest that no feature writes
 (an SAE's error, or what lies outside the probes). The rest is a feature of its own, so nothing is lost:
 
+```python
 parts = latent_parts(sae, x)                          # or probe_parts(directions, x, x.mean(0))
 metric = output_of(rest, tokens)                      # log-probability of one token at each place
 found = integrated_gradients(metric, parts)           # found.features (places, features), found.rest (places,)
 found.missing <= TOLERANCE * found.change.abs() + FLOOR
+```
 """
 
 from dataclasses import dataclass

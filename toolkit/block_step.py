@@ -1,7 +1,9 @@
 """A stretch of a language model as a function of single activations: from a hook to a later one at the same position.
 
+```python
 step = BlockStep(model, "blocks.1.hook_resid_post", "blocks.2.hook_resid_post", tokens, places)
 step(step.activations, torch.arange(len(places)))       # what the later hook holds there, (places, d)
+```
 
 Earlier positions stay as they are; what a change does to later positions is not seen.
 """

@@ -38,7 +38,7 @@ def dask_backend(address: str) -> Iterator[dict[str, Any]]:
         UserError: no scheduler answers, or a cell killed every worker it was given to.
     """
     try:
-        client = Client(address, timeout="10s")
+        client = Client(address, timeout="10s")  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise UserError(f"--cluster {address}: no Dask scheduler answers there ({error})") from None
     with client:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.errors import require
+from toolkit.errors import UserError, require
 
 
 def checked(X: Any, D: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -45,9 +45,23 @@ def check_lasso(alpha: float, tolerance: float) -> None:
     require(0 < tolerance < 1, f"tol={tolerance}: expected a relative gap between 0 and 1")
 
 
+def as_numbers(values: Any, name: str) -> np.ndarray:
+    """Values as float64, from numpy, torch or a list.
+
+    Raises:
+        UserError: they are no numbers.
+    """
+    values = values.detach().cpu().double() if hasattr(values, "detach") else values
+    try:
+        return np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name} must hold real numbers: {error}") from error
+
+
 def as_rows(A: Any, name: str) -> np.ndarray:
     """A two-dimensional, finite, contiguous float32 or float64 array."""
-    A = np.asarray(A)
+    half = hasattr(A, "is_floating_point") and A.is_floating_point() and A.itemsize < 4
+    A = np.asarray(A.detach().cpu().float() if half else A)
     require(A.ndim == 2 and A.size > 0, f"{name} has shape {A.shape}: expected (rows, d), neither of them 0")
     require(A.dtype.kind in "fiub", f"{name} holds {A.dtype}: expected real numbers")
     A = np.ascontiguousarray(A, np.float32 if A.dtype == np.float32 else np.float64)

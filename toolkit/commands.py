@@ -17,7 +17,7 @@ def exit_code(action: Callable[[], int], *, less: str, kept: str) -> int:
 
     Args:
         less: what to ask less of where memory ran out.
-        kept: what --resume goes on from.
+        kept: what --resume goes on from; empty where a command has no such flag.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     for stream in (sys.stdout, sys.stderr):
@@ -34,5 +34,6 @@ def exit_code(action: Callable[[], int], *, less: str, kept: str) -> int:
         print(f"error: not enough memory for these sizes ({error}): {less}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"interrupted: the same command with --resume goes on from the {kept}", file=sys.stderr)
+        on = f"the same command with --resume goes on from the {kept}" if kept else "nothing was kept; give it again"
+        print(f"interrupted: {on}", file=sys.stderr)
         return 130

@@ -3,15 +3,14 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from numbers import Integral
 from typing import Any, Literal
 
-from toolkit.errors import require, unknown
+from toolkit.errors import check_types, require, unknown
+from toolkit.logbook import check_log
 
 ARCHITECTURES = ("l1", "topk", "batchtopk", "jumprelu", "gated", "matryoshka")
 WITH_K = ("topk", "batchtopk", "matryoshka")
 TARGETS = ("tms", "embedding", "gpt2-embedding", "activations")
-DEVICES = ("auto", "cpu", "cuda")
 
 
 # Numbers are float32 in the end, and sizes index arrays.
@@ -20,7 +19,10 @@ _LARGEST_SIZE = 2**31 - 1
 
 
 def _as_tuple(value: float | tuple[float, ...] | list[float]) -> tuple[float, ...]:
-    values = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+
+
+def _as_densities(values: tuple[float, ...]) -> tuple[float, ...]:
     require(len(values) > 0, "density must hold at least one value, got none")
     for v in values:
         require(0 < v <= 1, f"density must lie in (0, 1], got {v}: it is the share of samples with the feature on")
@@ -36,13 +38,7 @@ def _positive(config: Any, *names: str) -> None:
 def _whole(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        whole = isinstance(value, Integral) and not isinstance(value, bool)
-        require(whole and 0 < value <= _LARGEST_SIZE, f"{name} must be a positive whole number, got {value}")
-
-
-def _choice(config: Any, name: str, valid: tuple[str, ...]) -> None:
-    if getattr(config, name) not in valid:
-        raise unknown(name, str(getattr(config, name)), valid)
+        require(0 < value <= _LARGEST_SIZE, f"{name} must be a positive whole number, got {value}")
 
 
 @dataclass(frozen=True)
@@ -65,11 +61,11 @@ class ToyModel:
     """Activation at the hidden layer; relu gives it a privileged basis."""
 
     def __post_init__(self) -> None:
-        _whole(self, "features", "hidden", "instances")
         object.__setattr__(self, "density", _as_tuple(self.density))
+        check_types(self)
+        _whole(self, "features", "hidden", "instances")
+        object.__setattr__(self, "density", _as_densities(self.density))
         _positive(self, "importance")
-        _choice(self, "output", ("relu", "linear"))
-        _choice(self, "hidden_activation", ("linear", "relu"))
         require(
             len(self.density) <= self.instances,
             f"{len(self.density)} densities need at least as many instances, got instances={self.instances}",
@@ -88,6 +84,7 @@ class ToyTraining:
     """Adam's learning rate, kept for the first half, then brought to zero along a cosine."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         _whole(self, "toy_steps", "toy_batch")
         _positive(self, "toy_lr")
 
@@ -122,7 +119,7 @@ class SAEConfig:
     """Width of the straight-through window round the jumprelu threshold, in units of the (scaled) input."""
 
     def __post_init__(self) -> None:
-        _choice(self, "architecture", ARCHITECTURES)
+        check_types(self)
         _whole(self, "width", "steps", "batch", "dead_after")
         _positive(self, "k", "lr", "bandwidth", "resample_encoder")
         require(
@@ -159,6 +156,7 @@ class EmbeddingConfig:
     """Share of tokens kept out of training, in [0, 1)."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(0 <= self.held_out < 1, f"held_out must lie in [0, 1), got {self.held_out}: a share of the tokens")
         require(bool(self.model), "model must be a hub name or a folder, got an empty string")
 
@@ -189,11 +187,12 @@ class ActivationsConfig:
     """Evaluate this SAE instead of training one: a folder in sae-lens's format, or release:id of its public list."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(0 <= self.held_out < 1, f"held_out must lie in [0, 1), got {self.held_out}: a share of the documents")
         require(bool(self.model), "model must be a hub name or a folder, got an empty string")
         _whole(self, "context", "forward_batch")
         require(
-            isinstance(self.rows, int) and 0 <= self.rows <= _LARGEST_SIZE,
+            0 <= self.rows <= _LARGEST_SIZE,
             f"rows must be a whole number, got {self.rows}: how many to harvest, 0 for all",
         )
 
@@ -207,18 +206,18 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes cuda where there is one."""
     out: str = "runs"
-    """Folder that receives <name>/<number>/ with the result, tensors, the SAE and figures."""
+    """Folder that receives `<name>/<number>/` with the result, tensors, the SAE and figures."""
     resume: bool = False
     """Go on with the newest unfinished run of this name; start one where there is none."""
     quiet: bool = False
     """No progress bars; the table is still printed."""
+    log: Literal["none", "tensorboard", "wandb"] = "none"
+    """Where the SAE's loss also goes: TensorBoard's files in the run folder, or Weights & Biases; extra `logging`."""
 
     def __post_init__(self) -> None:
-        _choice(self, "device", DEVICES)
-        require(
-            isinstance(self.seed, int) and 0 <= self.seed < 2**31,
-            f"seed must be a whole number in [0, 2**31), got {self.seed}",
-        )
+        check_types(self)
+        check_log(self.log)
+        require(0 <= self.seed < 2**31, f"seed must be a whole number in [0, 2**31), got {self.seed}")
 
 
 @dataclass(frozen=True)
@@ -252,7 +251,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type, values: Mapping[str, Any]) -> Any:
-    """Build a configuration, refusing unknown keys with the nearest valid name.
+    """Build a configuration from what `to_dict` gives (lists become tuples again), refusing unknown keys.
 
     Raises:
         UserError: a key is no field of `cls`, or the values contradict each other.
@@ -261,7 +260,7 @@ def from_dict(cls: type, values: Mapping[str, Any]) -> Any:
     for key in values:
         if key not in names:
             raise unknown(f"setting of {cls.__name__}", key, names)
-    return cls(**values)
+    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
 def differing(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -15,7 +15,8 @@ from toolkit.errors import UserError, require
 from toolkit.text_files import decode
 
 _COLUMNS = 10
-_ID = re.compile(r"(\d+)(?:([-.])(\d+))?")
+_NUMBER = r"\d{1,9}"
+_ID = re.compile(rf"({_NUMBER})(?:([-.])({_NUMBER}))?")
 _NEWDOC = re.compile(r"#\s*newdoc(?:\s+id\s*=\s*(.*))?")
 
 
@@ -132,7 +133,7 @@ class _Row:
     def head(self, words: int) -> int:
         """Column 7 as an index from 0; -1 for the root and for none."""
         cell = self.cells[6]
-        number = 0 if cell == "_" else int(cell) if cell.isdecimal() else -1
+        number = 0 if cell == "_" else int(cell) if re.fullmatch(_NUMBER, cell) else -1
         self.check(0 <= number <= words, f"expected a head from 0 to {words}, got {cell!r}")
         return number - 1
 

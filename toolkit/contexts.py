@@ -1,7 +1,9 @@
 """Features that matter in one context only: the first half in a comedy, the second in a tragedy (james__p 2025).
 
+```python
 from toolkit.contexts import Play, contextual
 source = contextual(Play(values="zeroed"), instances=8, seed=0)
+```
 """
 
 from collections.abc import Sequence
@@ -17,17 +19,10 @@ from torch import Tensor
 
 from toolkit.configs import ToyTraining
 from toolkit.descent import EVALUATION
-from toolkit.errors import require, unknown
+from toolkit.errors import check_types, require
 from toolkit.metrics import gram
 from toolkit.networks import Network, TrainedNetwork, autoencoder, error, forward, train_network
 from toolkit.sources import Batch, Source, uniforms
-
-CHOICES = {
-    "rule": ("coin", "sum", "first"),
-    "importance": ("conditional", "average", "fixed"),
-    "values": ("kept", "zeroed", "doubled"),
-    "shown": ("nothing", "context", "coin"),
-}
 
 
 @dataclass(frozen=True)
@@ -56,10 +51,8 @@ class Play:
     the other features say nothing about it."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(self.features > 0 and self.features % 2 == 0, f"features must be positive, even: got {self.features}")
-        for name, valid in CHOICES.items():
-            if getattr(self, name) not in valid:
-                raise unknown(name, getattr(self, name), valid)
         for name in ("density", "decay", "comedies"):
             value = getattr(self, name)
             require(0 < value <= 1, f"{name} must lie in (0, 1], got {value}")

@@ -1,6 +1,6 @@
 """What every training of toy models and networks shares: chunks of steps, checkpoints, rates, Adam, divergence."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -31,6 +31,8 @@ class Checkpoint(Protocol):
 
 Progress = Callable[[int], None]
 """Called with the number of steps just finished."""
+Watch = Callable[[int, Mapping[str, float]], None]
+"""Called now and then with the number of steps finished and what was measured, by name."""
 State = dict[str, Tensor]
 """Parameters, their moments and the history, by name."""
 Advance = Callable[[State, int, np.ndarray], Tensor]

@@ -8,9 +8,9 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from toolkit.coding_inputs import as_rows, checked
+from toolkit.coding_inputs import as_numbers, as_rows, checked
 from toolkit.dictionary_learning import Codes, Learning, Rows, error, learn, merge
-from toolkit.errors import require
+from toolkit.errors import UserError, check_parameters, require
 
 _TYPES = [np.float64, np.float32]
 
@@ -84,7 +84,7 @@ class DictionaryLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         X = as_rows(validate_data(self, X, dtype=_TYPES, ensure_all_finite=False), "X")
         self._check()
         weights = _weights(sample_weight, len(X))
-        seeds = check_random_state(self.random_state).randint(2**31 - 1, size=self.n_seeds + 1)
+        seeds = self._generator().randint(2**31 - 1, size=self.n_seeds + 1)
         train, held_out = _split(merge(X, weights), self.held_out, int(seeds[0]))
         how = self._how(train)
         learned = [learn(train, held_out, how, seed=int(seed)) for seed in seeds[1:]]
@@ -122,6 +122,7 @@ class DictionaryLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
             value = getattr(self, name)
             whole = value is None or bool(isinstance(value, (int, np.integer)) and value >= 1)
             require(whole, f"{name}={value}: expected a whole number of at least 1")
+        check_parameters(self)
         require(0 <= self.held_out < 1, f"held_out={self.held_out}: expected a share in [0, 1)")
         require(
             self.alpha is None or self.n_nonzero is None,
@@ -129,6 +130,12 @@ class DictionaryLearner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         )
         require(self.alpha is None or 0 < self.alpha < np.inf, f"alpha={self.alpha}: expected a finite number above 0")
         require(self.device in ("cpu", "cuda"), f"device={self.device!r}: expected 'cpu' or 'cuda'")
+
+    def _generator(self) -> np.random.RandomState:
+        try:
+            return check_random_state(self.random_state)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"random_state={self.random_state!r}: expected a seed, a generator or None") from error
 
     def _how(self, train: Rows) -> Learning:
         require(len(train.X) > 0, f"held_out={self.held_out} leaves no row to train on: take a smaller share")
@@ -178,7 +185,7 @@ def _weights(given: Any, rows: int) -> Float[np.ndarray, " rows"]:
     """Weights as an array; equal ones where none are given."""
     if given is None:
         return np.ones(rows)
-    weights = np.asarray(given, np.float64)
+    weights = as_numbers(given, "sample_weight")
     require(weights.shape == (rows,), f"sample_weight has shape {weights.shape} for {rows} rows: expected ({rows},)")
     require(bool(np.isfinite(weights).all()), "sample_weight holds NaN or infinity: expected finite weights")
     require(

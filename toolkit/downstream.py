@@ -1,7 +1,9 @@
 """The rest of a network, from activations of one hook to its outputs: what interventions are measured on.
 
+```python
 rest = LanguageDownstream(model, "blocks.2.hook_resid_post", tokens, places)   # places (n, 2): sequence, position
 rest(rest.activations + 0.1 * direction, torch.arange(n))                      # log-probabilities (n, vocabulary)
+```
 """
 
 from typing import Protocol, runtime_checkable

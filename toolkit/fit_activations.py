@@ -11,16 +11,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from toolkit import figures
-from toolkit.activation_report import Stream, measure, numbers, pieces, table, typical_tokens
+from toolkit.activation_report import Stream, measure, numbers, pieces, table, typical_tokens, write_pages
 from toolkit.activations import Activations, harvest
 from toolkit.configs import ActivationsConfig, RunConfig, SAEConfig, to_dict
 from toolkit.corpora import documents
 from toolkit.devices import progress_bar, resolve
 from toolkit.errors import require
 from toolkit.forward import check_hooks
-from toolkit.language import load_model
+from toolkit.language import LanguageModel, load_model
+from toolkit.logbook import logged
+from toolkit.processes import first_alone, joined_processes, rank
 from toolkit.runs import Run, open_run, write_json, writing
 from toolkit.sae import SAE, LoadedSAE, fit_sae, load_sae
+from toolkit.sae_training import check_shares
 from toolkit.splicing import splice_report
 from toolkit.targets import mapped_target
 
@@ -37,12 +40,48 @@ _PROCESSING = {
 
 
 def fit(settings: dict[str, Any]) -> None:
-    """Harvest, train or load, measure, print and write the run folder."""
+    """Harvest, train or load, measure, print and write the run folder; under torchrun the first process writes."""
     options, config, run = (settings[key] for key in ("activations", "sae", "run"))
     require(bool(options.corpus), "--corpus is missing: a text file, a folder, nltk:NAME or hf:NAME")
     device = resolve(run.device)
-    given = load_sae(options.sae, device=device) if options.sae else None
-    hook, processing = _hook(options, given), _processing(given)
+    with joined_processes(device):
+        if not options.sae:
+            check_shares(config)
+        given = load_sae(options.sae, device=device) if options.sae else None
+        hook, processing = _hook(options, given), _processing(given)
+        with first_alone():  # the others find in the cache what the first has put there
+            model, found = _harvested(options, run, hook, device, processing)
+        stream = prepare(found, hook, 1.0 if given else options.held_out, seed=run.seed)
+        if rank() > 0:
+            if given is None:
+                _trained(stream, hook, options, config, run, None)
+            return
+        if given is not None:
+            _check_width(given, stream, hook)
+        name = f"activations-{Path(options.model).resolve().name}-{hook}"
+        folder = open_run(
+            run.out, name, _recorded(options, hook, config, run, given, processing, found), resume=run.resume
+        )
+        with writing(folder.folder):
+            sae = given if given is not None else _trained(stream, hook, options, config, run, folder)
+    with writing(folder.folder):
+        batches = found.batches(stream.judged.tolist(), batch=BATCH, places=SPLICED)
+        with progress_bar(len(batches), "spliced", run.quiet) as progress:
+            splice = splice_report(model, batches, hook, sae, mean=stream.mean, progress=progress)
+    measured = measure(sae, stream)
+    typical = typical_tokens(sae, stream, found, model.tokenizer, measured["shares"], seed=run.seed)
+    with writing(folder.folder):
+        write_pages(folder, sae, stream, found, model, hook, measured)
+    done = _write(folder, sae, stream, found, {**measured, **numbers(splice)}, typical)
+    print(table(found, hook, sae, stream, measured, splice, typical))
+    print(f"activations: {found.cache.folder}" + (" (read, not computed)" if found.read else ""))
+    print(f"written: {done}")
+
+
+def _harvested(
+    options: ActivationsConfig, run: RunConfig, hook: str, device: str, processing: dict[str, bool]
+) -> tuple[LanguageModel, Activations]:
+    """The model, and its activations at the hook over the corpus."""
     corpus = documents(options.corpus)
     model = load_model(options.model, revision=options.revision, device=device, **processing)
     check_hooks(model, [hook])
@@ -54,24 +93,9 @@ def fit(settings: dict[str, Any]) -> None:
         batch=options.forward_batch,
         rows=options.rows,
         cache=Path(options.cache or Path(run.out) / "activations"),
-        progress=partial(progress_bar, what="activations", quiet=run.quiet),
+        progress=partial(progress_bar, what="activations", quiet=run.quiet or rank() > 0),
     )
-    stream = prepare(found, hook, 1.0 if given else options.held_out, seed=run.seed)
-    if given is not None:
-        _check_width(given, stream, hook)
-    name = f"activations-{Path(options.model).resolve().name}-{hook}"
-    folder = open_run(run.out, name, _recorded(options, hook, config, run, given, processing, found), resume=run.resume)
-    with writing(folder.folder):
-        sae = given if given is not None else _trained(stream, hook, options, config, run, folder)
-        batches = found.batches(stream.judged.tolist(), batch=BATCH, places=SPLICED)
-        with progress_bar(len(batches), "spliced", run.quiet) as progress:
-            splice = splice_report(model, batches, hook, sae, mean=stream.mean, progress=progress)
-    measured = measure(sae, stream)
-    typical = typical_tokens(sae, stream, found, model.tokenizer, measured["shares"], seed=run.seed)
-    done = _write(folder, sae, stream, found, {**measured, **numbers(splice)}, typical)
-    print(table(found, hook, sae, stream, measured, splice, typical))
-    print(f"activations: {found.cache.folder}" + (" (read, not computed)" if found.read else ""))
-    print(f"written: {done}")
+    return model, found
 
 
 def _hook(options: ActivationsConfig, given: LoadedSAE | None) -> str:
@@ -137,14 +161,17 @@ def moments(raw: Float[np.ndarray, "rows d"], index: Int[np.ndarray, " some"]) -
 
 
 def _trained(
-    stream: Stream, hook: str, options: ActivationsConfig, config: SAEConfig, run: RunConfig, folder: Run
+    stream: Stream, hook: str, options: ActivationsConfig, config: SAEConfig, run: RunConfig, folder: Run | None
 ) -> SAE:
-    """An SAE on the rows of the training documents, its mean and scale folded in."""
+    """An SAE on the rows of the training documents, its mean and scale folded in; only one process has a folder."""
     name, device = f"{hook} of {options.model}", resolve(run.device)
     target = mapped_target(stream.raw, stream.train, mean=stream.mean, scale=stream.scale, seed=run.seed, name=name)
-    checkpoint = folder.checkpoint("sae")
-    with progress_bar(config.steps, "SAE", run.quiet) as progress:
-        sae = fit_sae(target, config, seed=run.seed, device=device, progress=progress, checkpoint=checkpoint)
+    checkpoint = folder.checkpoint("sae") if folder else None
+    bar = progress_bar(config.steps, "SAE", run.quiet or folder is None)
+    with logged(run.log, folder) as watch, bar as progress:
+        sae = fit_sae(
+            target, config, seed=run.seed, device=device, progress=progress, checkpoint=checkpoint, watch=watch
+        )
     told = {"model_name": options.model, "hook_name": hook, "context_size": options.context}
     return replace(
         sae.unscaled(stream.mean.to(device), stream.scale),

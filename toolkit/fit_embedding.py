@@ -15,6 +15,8 @@ from toolkit.configs import EmbeddingConfig, to_dict
 from toolkit.devices import progress_bar, resolve
 from toolkit.errors import require
 from toolkit.language import Embedding, load_embedding
+from toolkit.latent_pages import FOLDER, Text, write_latents
+from toolkit.logbook import logged
 from toolkit.runs import Run, open_run, write_json, writing
 from toolkit.sae import SAE, fit_sae
 from toolkit.sae_scores import score_rows, typical_rows
@@ -81,13 +83,17 @@ def fit(settings: dict[str, Any]) -> None:
     target = rows_target(
         rows.ready(rows.train), weights=weights, seed=run.seed, name=f"the embedding of {options.model}"
     )
-    with writing(folder.folder), progress_bar(config.steps, "SAE", run.quiet) as progress:
+    bar = progress_bar(config.steps, "SAE", run.quiet)
+    with writing(folder.folder), logged(run.log, folder) as watch, bar as progress:
+        checkpoint = folder.checkpoint("sae")
         sae = fit_sae(
-            target, config, seed=run.seed, device=device, progress=progress, checkpoint=folder.checkpoint("sae")
+            target, config, seed=run.seed, device=device, progress=progress, checkpoint=checkpoint, watch=watch
         )
     raw_sae = sae.unscaled(rows.mean.to(device), rows.scale)
     measured = measure(raw_sae, rows)
     typical = typical_tokens(raw_sae, rows, embedding, measured["shares"], seed=run.seed)
+    with writing(folder.folder):
+        write_pages(folder, raw_sae, rows, embedding, seed=run.seed)
     done = _write(folder, raw_sae, rows, measured, typical)
     print(table(embedding, rows, raw_sae, measured, typical))
     print(f"written: {done}")
@@ -117,6 +123,13 @@ def typical_tokens(sae: SAE, rows: Rows, embedding: Embedding, shares: Tensor, *
         {"latent": found.latent, "share": found.share, "tokens": [embedding.token(int(token)) for token in found.rows]}
         for found in typical_rows(sae, [rows.raw], shares, seed=seed)
     ]
+
+
+def write_pages(folder: Run, sae: SAE, rows: Rows, embedding: Embedding, *, seed: int) -> None:
+    """Write what pages of single latents need into the run's folder: each token stands for itself, without context."""
+    every = np.arange(len(rows.raw))
+    text = Text(every, np.zeros_like(every), every, np.isin(every, rows.held_out.numpy()))
+    write_latents(folder.folder / FOLDER, sae, [rows.raw], text, embedding.tokenizer, None, seed=seed)
 
 
 def _write(folder: Run, sae: SAE, rows: Rows, measured: dict[str, Any], typical: list[dict[str, Any]]) -> Path:

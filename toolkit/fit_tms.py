@@ -9,6 +9,7 @@ from typing import Any
 from toolkit import figures, metrics, scoring
 from toolkit.configs import PRESETS, SAEConfig, to_dict
 from toolkit.devices import progress_bar, resolve
+from toolkit.logbook import logged
 from toolkit.metrics import Recovery
 from toolkit.runs import Run, open_run, writing
 from toolkit.sae import SAE, fit_sae
@@ -33,9 +34,11 @@ def fit(settings: dict[str, Any]) -> None:
             model, training, seed=run.seed, device=device, progress=progress, checkpoint=folder.checkpoint("toy")
         )
     target = tms_target(toy, seed=run.seed + 1)
-    with writing(folder.folder), progress_bar(config.steps, "SAEs", run.quiet) as progress:
+    bar = progress_bar(config.steps, "SAEs", run.quiet)
+    with writing(folder.folder), logged(run.log, folder) as watch, bar as progress:
+        checkpoint = folder.checkpoint("sae")
         sae = fit_sae(
-            target, config, seed=run.seed, device=device, progress=progress, checkpoint=folder.checkpoint("sae")
+            target, config, seed=run.seed, device=device, progress=progress, checkpoint=checkpoint, watch=watch
         )
     scores = scoring.score(toy, sae, seed=run.seed)
     chances = scoring.chance(toy, sae, seed=run.seed)

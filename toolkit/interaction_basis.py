@@ -1,8 +1,10 @@
 """The local interaction basis: directions of a layer ordered and scaled by what they do to the next layer's.
 
+```python
 bases = interaction_bases([x0, x1, y], [jacobians(first, x0), jacobians(second, x1)])
 c = bases[0].to_basis(x0)                  # (rows, kept): directions with no effect downstream are gone
 bases[0].from_basis(c)                     # activations that the rest of the network answers as it answers x0
+```
 
 From the last layer back (Bushnaq et al. 2024, The Local Interaction Basis, section on its construction): activations
 are centred and whitened, directions without variance left out; there M is the mean over data of J^T J, where J is the

@@ -1,9 +1,11 @@
 """How strongly directions of one layer act on those of the next, and how sparse that is, in any basis.
 
+```python
 paths = path_jacobians(layer, x, bases[0].mean)
 E = interactions(x, paths, bases[0], bases[1], metric=bases[1].metric).mean(0)      # (kept of the next, kept)
 sparsity(E).for_90                                                  # edges that hold 90% of it
 edges_needed(lambda mask: harm(keep_edges(layer, x, bases[0], bases[1], mask)), E, tolerance=0.05)
+```
 
 An interaction is an integrated gradient (Sundararajan et al. 2017): what coordinate j gives to coordinate i of the next
 layer on the straight way from the mean to the activation. It is chosen over the Jacobian's entries because it does not

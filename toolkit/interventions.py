@@ -1,9 +1,11 @@
 """A model run with its activations changed: logits, loss and KL divergence beside the clean run.
 
+```python
 from toolkit.interventions import Add, Patch, intervene, record
 intervene(model, tokens, Add("blocks.1.hook_resid_post", direction, scale=4.0)).mean_kl            # nats
 other = record(model, others, ["blocks.1.hook_resid_post"])["blocks.1.hook_resid_post"]
 intervene(model, tokens, [Patch("blocks.1.hook_resid_post", other, positions=[3])]).kl             # a position each
+```
 """
 
 from collections.abc import Callable, Sequence

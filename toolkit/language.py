@@ -1,8 +1,10 @@
 """Language models by hub name or folder. The only importer of transformer_lens.
 
+```python
 from toolkit.language import load_model
 model = load_model("tiny-gpt2")                     # or a hub name, a folder, a training checkpoint
 model.bridge(model.tokenizer("A cat sat", return_tensors="pt").input_ids)      # logits, as Hugging Face's
+```
 """
 
 import os

@@ -92,7 +92,7 @@ def _last_step(folder: Path) -> str | None:
 def checkpoint_order(name: str) -> tuple[int, str]:
     """What checkpoint names are sorted by: the number at their end."""
     digits = name.rsplit("_", 1)[-1]
-    return (int(digits) if digits.isdigit() else -1, name)
+    return (int(digits) if digits.isdecimal() else -1, name)
 
 
 def not_to_be_had(model: str, error: Exception) -> UserError:

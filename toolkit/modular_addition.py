@@ -1,8 +1,10 @@
 """Small networks that add modulo p, many in one program.
 
+```python
 trained = train_addition(13, instances=3, seed=0)
 trained.held_out                         # accuracy on pairs not trained on, one an instance
 pairs, (embedded, hidden, logits), layers = trained.pairs, *trained.unrolled(0)
+```
 
 One-hot numbers a and b go through embeddings whose sum is the first layer, through one hidden layer of ReLUs, to p
 outputs, trained on the squared error to the one-hot sum with weight decay, on all training pairs at each step (Power et
@@ -62,7 +64,7 @@ class TrainedAddition:
         """One network: activations of its layers on all pairs (pairs, d), the sum of embeddings first and the outputs
         last, and what leads from each to the next, all in float64."""
         weights = {name: value[instance].double() for name, value in self.trained.parameters.items()}
-        layers = (
+        layers: tuple[Callable[[Tensor], Tensor], ...] = (
             lambda x: F.relu(x @ weights["W_2"] + weights["b_2"]),
             lambda x: x @ weights["W_3"] + weights["b_3"],
         )

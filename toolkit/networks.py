@@ -1,11 +1,14 @@
 """Small networks of any depth, many instances in one program, and their training: what `toy` does not compile.
 
+```python
 from toolkit.networks import Layer, Network, autoencoder, train_network
 from toolkit.sources import sparse
 trained = train_network(autoencoder(20, 10), sparse(densities, importances, seed=0), ToyTraining(), seed=0)
 trained.W                         # (instances, hidden, features), as in TrainedToy
+```
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +20,7 @@ from torch import Tensor
 
 from toolkit.configs import ToyTraining
 from toolkit.descent import EVALUATION, Checkpoint, Progress, State, adam, descend, learning_rates
-from toolkit.errors import require, unknown
+from toolkit.errors import check_types, require, unknown
 from toolkit.sources import Batch, Source
 
 F = torch.nn.functional
@@ -52,6 +55,7 @@ class Layer:
     """W starts as |W^T| of the layer before, and is trained apart: no output begins deaf to what its input reaches."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(self.size > 0, f"a layer's size must be positive, got {self.size}")
         require(not (self.tied and self.frozen), "a tied layer follows the one before it: it cannot be frozen itself")
         activation(self.activation)
@@ -67,6 +71,7 @@ class Network:
     """From the input up; the last one's size is the number of outputs."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(len(self.layers) > 0, "a network needs at least one layer")
         sizes = [self.inputs, *(layer.size for layer in self.layers)]
         for at, layer in enumerate(self.layers):
@@ -93,7 +98,7 @@ def activation(name: str) -> Callable[[Tensor], Tensor]:
     Raises:
         UserError: there is none (the nearest name is suggested).
     """
-    if name.startswith("topk-") and name[5:].isdigit() and int(name[5:]) > 0:
+    if name.startswith("topk-") and re.fullmatch(r"\d{1,9}", name[5:]) and int(name[5:]) > 0:
         return partial(_topk, int(name[5:]))
     if name not in ACTIVATIONS:
         raise unknown("activation", name, [*ACTIVATIONS, "topk-K"])

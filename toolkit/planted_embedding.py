@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from toolkit.errors import require
+from toolkit.errors import check_types, require
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Planting:
     """Standard deviation of the Gaussian noise in each entry; rows have norms of about one."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         used = self.clusters * self.clustered + sum(self.circles) + 2 * sum(self.pairs)
         require(used <= self.tokens, f"{used} tokens in clusters, circles and pairs do not fit into {self.tokens}")
         require(1 <= self.active <= self.atoms, f"active must lie in [1, atoms={self.atoms}], got {self.active}")

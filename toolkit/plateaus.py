@@ -60,7 +60,7 @@ def attack(
     relu: bool = True,
     steps: int = 40,
 ) -> Float[Tensor, "rows features"]:
-    """The perturbation of each row, of norm `size` at most, that raises x' = [ReLU](G x + b)'s squared error most.
+    """The perturbation of each row, of norm `size` at most, that most raises `x' = [ReLU](G x + b)`'s squared error.
 
     Output i rises fastest along row i of G = W^T W, by size |G_i| = size |W_i|^2 / sqrt(D_i): each output's own
     optimum, up and down, is a start. The best STARTS of them and the gradient at x go on by projected gradient ascent

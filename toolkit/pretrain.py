@@ -1,7 +1,9 @@
 """The command that pretrains a small GPT-2 on text.
 
+```
 python -m toolkit.pretrain --corpus nltk:inaugural nltk:state_union --layers 4 --width 128 --out DIR
 torchrun --nproc-per-node 2 -m toolkit.pretrain ...   several processes, each its share of every batch
+```
 """
 
 import sys

@@ -3,16 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Literal
 
 from simple_parsing import field
 
-from toolkit.configs import DEVICES
-from toolkit.errors import require, unknown
+from toolkit.errors import check_types, require
+from toolkit.logbook import check_log
 
-FREEZES = ("none", "random")
-TRAINABLE = ("all", "rows")
 _LARGEST_SIZE = 2**31 - 1
 _SIZES = ("layers", "width", "heads", "context", "vocabulary", "batch")
 
@@ -53,6 +50,7 @@ class PretrainConfig:
     """Embeddings kept and validations made: at step 0, at the last, and at halves, quarters, ... of the steps."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in _SIZES:
             _whole(name, getattr(self, name), least=1)
         _whole("steps", self.steps, least=0)
@@ -71,8 +69,6 @@ class PretrainConfig:
         self._check_freeze()
 
     def _check_freeze(self) -> None:
-        if self.freeze_embedding not in FREEZES:
-            raise unknown("freeze_embedding", str(self.freeze_embedding), FREEZES)
         if self.cosine_bound is not None:
             require(0 < self.cosine_bound <= 1, f"cosine_bound must lie in (0, 1], got {self.cosine_bound}")
             require(
@@ -109,12 +105,12 @@ class PretrainRun:
     """Go on with OUT.unfinished from its last checkpoint; start where there is none."""
     quiet: bool = False
     """No progress bar."""
+    log: Literal["none", "tensorboard", "wandb"] = "none"
+    """Where losses also go: TensorBoard's files in the folder, or Weights & Biases; extra `logging`."""
 
     def __post_init__(self) -> None:
-        if self.device not in DEVICES:
-            raise unknown("device", str(self.device), DEVICES)
-        if self.train not in TRAINABLE:
-            raise unknown("train", str(self.train), TRAINABLE)
+        check_types(self)
+        check_log(self.log)
         _whole("seed", self.seed, least=0)
         _whole("keep_models", self.keep_models, least=1)
         if self.licences:
@@ -143,9 +139,5 @@ def spread(steps: Sequence[int], count: int) -> tuple[int, ...]:
     return tuple(steps[round(i * (len(steps) - 1) / (count - 1))] for i in range(count))
 
 
-def _whole(name: str, value: object, *, least: int) -> None:
-    whole = isinstance(value, Integral) and not isinstance(value, bool)
-    require(
-        whole and least <= value <= _LARGEST_SIZE,  # type: ignore[operator]
-        f"{name} must be a whole number of at least {least}, got {value}",
-    )
+def _whole(name: str, value: int, *, least: int) -> None:
+    require(least <= value <= _LARGEST_SIZE, f"{name} must be a whole number of at least {least}, got {value}")

@@ -7,6 +7,8 @@ training.json, README.md                                                how it w
 """
 
 import json
+import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,18 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from toolkit.checkpoints import FileCheckpoint
 from toolkit.configs import differing
 from toolkit.errors import UserError, require
-from toolkit.runs import FileCheckpoint, write_json
+from toolkit.folder_lock import LOCK, FolderLock, take
+from toolkit.processes import rank
+from toolkit.runs import write_json
 
 SHIPPED = Path(__file__).parent / "models"
 """The models that ship with the package, by name."""
 _UNFINISHED = ".unfinished"
 _STATE = "checkpoint_training.safetensors"
+_SCRATCH = (_STATE, "run.json", LOCK)
 _EVERY = 30.0
 
 
@@ -33,6 +39,8 @@ class ModelFolder:
     """The name it gets when it is whole."""
     whole: tuple[int, ...]
     """Steps before the last whose checkpoint is a whole model."""
+    lock: FolderLock | None = None
+    """Keeps other processes out, in the process that writes."""
 
     @property
     def path(self) -> Path:
@@ -53,7 +61,7 @@ class ModelFolder:
             _save({f"step_{step}": rows}, self.path / "checkpoints" / f"step_{step}.safetensors")
 
     def finish(self, model: Any, training: dict[str, Any], card: str) -> Path:
-        """Write what is missing, drop the training's state, and give the folder its name."""
+        """Write what is missing, give the folder its name, and drop the training's state."""
         from safetensors.torch import load_file
 
         save_model(model, self.path)
@@ -65,9 +73,12 @@ class ModelFolder:
             )
         write_json(self.path / "training.json", training)
         (self.path / "README.md").write_text(card, encoding="utf-8")
-        for path in (*alone, self.path / _STATE, self.path / "run.json"):
-            path.unlink(missing_ok=True)
         self.path.rename(self.done)
+        # Only now: a training killed before it has its name goes on from them.
+        for path in (*(self.done / "checkpoints").glob("step_*.safetensors"), *map(self.done.joinpath, _SCRATCH)):
+            path.unlink(missing_ok=True)
+        if self.lock is not None:
+            self.lock.release()
         return self.done
 
 
@@ -87,27 +98,36 @@ def refuse_existing(done: Path, *, resume: bool) -> None:
         resume or not unfinished(done).exists(),
         f"{unfinished(done)} holds a training that was stopped: go on with --resume, or delete it",
     )
+    if rank() == 0 and unfinished(done).exists():
+        with suppress(OSError):  # a folder that cannot be written is told of where it is opened
+            take(unfinished(done))
 
 
 def open_folder(done: Path, settings: dict[str, Any], whole: tuple[int, ...]) -> ModelFolder:
     """Make DIR.unfinished, or take it up if its settings are the same.
 
     Raises:
-        UserError: it cannot be written, or was begun with other settings or another text (they are named).
+        UserError: it cannot be written, another process is writing it or has finished it since, or it was begun with
+            other settings or another text (they are named).
     """
-    folder = ModelFolder(done, whole)
-    record = folder.path / "run.json"
+    path = unfinished(done)
+    record = path / "run.json"
     try:
+        path.mkdir(parents=True, exist_ok=True)
+        folder = ModelFolder(done, whole, take(path))
+        if done.exists() and not record.exists():  # another process finished it while the text was read here
+            shutil.rmtree(path)
+        require(not done.exists(), f"{done} exists: choose another folder with --out, or move it away")
         if record.exists():
             changed = differing(json.loads(record.read_text()), settings)
-            require(not changed, f"cannot resume {folder.path} with other settings: {'; '.join(changed)}")
+            require(not changed, f"cannot resume {path} with other settings: {'; '.join(changed)}")
         else:
-            (folder.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            (path / "checkpoints").mkdir(exist_ok=True)
             write_json(record, settings)
     except OSError as error:
-        raise UserError(f"cannot write to {folder.path}: {error.strerror}; choose another folder with --out") from error
+        raise UserError(f"cannot write to {path}: {error.strerror}; choose another folder with --out") from error
     except json.JSONDecodeError as error:
-        raise UserError(f"cannot resume {folder.path}: its run.json is damaged; delete the folder") from error
+        raise UserError(f"cannot resume {path}: its run.json is damaged; delete the folder") from error
     return folder
 
 

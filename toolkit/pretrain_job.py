@@ -13,6 +13,7 @@ import torch.distributed as dist
 from toolkit.configs import to_dict
 from toolkit.devices import progress_bar, resolve
 from toolkit.errors import require
+from toolkit.logbook import logbook
 from toolkit.pretrain_card import card
 from toolkit.pretrain_config import PretrainConfig, PretrainRun, log_grid, spread
 from toolkit.pretrain_data import TokenData, read_tokens, tokenizer_from, total_steps
@@ -135,11 +136,15 @@ def _train(
     """Train, and measure the model a second time with its weights rounded as the folder keeps them."""
     norms = load_start(run.norms_from)[0].get_input_embeddings().weight.detach().norm(dim=1) if run.norms_from else None
     quiet = run.quiet or folder is None
-    with progress_bar(total_steps(data.train, config), "pretraining", quiet) as progress:
+    log, path = (run.log, folder.path) if folder else ("none", Path(run.out))
+    with (
+        logbook(log, path, name=Path(run.out).name, config=_settings(config, run, data)) as watch,
+        progress_bar(total_steps(data.train, config), "pretraining", quiet) as progress,
+    ):
         trained = pretrain(
             data, config, seed=run.seed, device=device, model=model, norms=norms, progress=progress,
             only_rows=run.randomise_rows if run.train == "rows" else None,
-            checkpoint=ModelFolder(Path(run.out), ()).checkpoint, keep=folder.keep if folder else None,
+            checkpoint=ModelFolder(Path(run.out), ()).checkpoint, keep=folder.keep if folder else None, watch=watch,
         )  # fmt: skip
     rounded = copy.deepcopy(trained.model).half().float().to(device)
     return trained, validation_loss(rounded, data.validation, context=config.context, device=device)
@@ -153,7 +158,7 @@ def _tokenizer_kept(done: Path, config: PretrainConfig) -> Any | None:
 
 def _settings(config: PretrainConfig, run: PretrainRun, data: TokenData) -> dict[str, Any]:
     """Everything that decides the numbers; a resumed training must have the same."""
-    left_out = ("out", "resume", "quiet", "device")
+    left_out = ("out", "resume", "quiet", "device", "log")
     kept = {name: value for name, value in to_dict(run).items() if name not in left_out}
     return {"model": to_dict(config), "run": kept, "text": data.fingerprint, "processes": world()}
 

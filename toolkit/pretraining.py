@@ -4,13 +4,14 @@ import copy
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from toolkit.descent import Checkpoint, Progress
+from toolkit.descent import Checkpoint, Progress, Watch
 from toolkit.errors import DivergenceError, require
 from toolkit.pretrain_config import PretrainConfig, log_grid
 from toolkit.pretrain_data import TokenData, batch_at, total_steps, windows
@@ -20,6 +21,7 @@ from toolkit.random_rows import frozen_rows, redraw
 from toolkit.token_loss import token_loss
 
 _UNCHECKED = 20  # losses that wait on a GPU before they are read: reading one stops the queue
+_TOLD = 10  # steps between two losses that are told, at least
 
 Keep = Callable[[int, Any], None]
 """Called with (step, model) at each step of the log grid; the model goes on changing."""
@@ -90,6 +92,7 @@ def pretrain(
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
     keep: Keep | None = None,
+    watch: Watch | None = None,
 ) -> Pretrained:
     """Train a GPT-2 on `data.train`, and measure it on `data.validation` along a log grid of steps.
 
@@ -102,6 +105,7 @@ def pretrain(
         norms: the norms of frozen random rows; by default those of the initial embedding, row by row.
         progress: called with the number of steps just finished (or found finished in the checkpoint).
         checkpoint: where the whole state is kept; a training that finds one goes on to the same numbers.
+        watch: called every ten steps with their mean loss, and with each validation loss.
 
     Raises:
         DivergenceError: a loss stopped being finite.
@@ -121,10 +125,14 @@ def pretrain(
         training.restore(saved)
         if progress:
             progress(training.done)
-    while training.measure(keep) and training.done < training.steps:
+    told = training.done
+    while training.measure(keep, watch) and training.done < training.steps:
         training.step()
         if progress:
             progress(1)
+        if watch and not training.unread and training.done >= told + _TOLD:
+            watch(training.done, {"loss": fmean(training.losses[told:])})
+            told = training.done
         if checkpoint and rank() == 0 and not training.unread:
             checkpoint.save(training.state)
     return training.result()
@@ -187,7 +195,7 @@ class _Training:
     def done(self) -> int:
         return len(self.losses) + len(self.unread)
 
-    def measure(self, keep: Keep | None) -> bool:
+    def measure(self, keep: Keep | None, watch: Watch | None) -> bool:
         """Validation and `keep` where the grid has a step; always true, for the loop's condition."""
         if self.done in self.grid and self.done not in self.validation:
             self.read()
@@ -197,6 +205,8 @@ class _Training:
                 self.model, tokens, context=size.context, batch=size.batch, device=self.device
             )
             self.model.train()
+            if watch:
+                watch(self.done, {"validation_loss": self.validation[self.done]})
             if keep:
                 keep(self.done, self.model)
         return True

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
-from toolkit.coding_inputs import as_rows
+from toolkit.coding_inputs import as_numbers, as_rows
 from toolkit.errors import UserError, require
 
 
@@ -67,7 +67,7 @@ def probe_rows(X: Any, y: Any, sample_weight: Any = None, groups: Any = None) ->
     """
     X = as_rows(X, "X")
     y = _labels(y, len(X))
-    weights = np.ones(len(X)) if sample_weight is None else np.asarray(as_array(sample_weight), float)
+    weights = np.ones(len(X)) if sample_weight is None else as_numbers(sample_weight, "sample_weight")
     _one_a_row(weights, "sample_weight", len(X))
     require(
         bool(np.isfinite(weights).all()) and bool((weights >= 0).all()) and weights.sum() > 0,
@@ -100,11 +100,13 @@ def _in_range(X: Float[np.ndarray, "rows d"]) -> None:
 def _labels(y: Any, rows: int) -> Shaped[np.ndarray, " rows"]:
     require(y is not None, "y should be a 1d array of labels, one for each row of X: got None")
     y = as_array(y)
+    require(np.asarray(y).ndim > 0, f"y should be a 1d array of labels, one for each row of X: got {type(y).__name__}")
     missing_refused(np.asarray(y), "y", "label")
     try:
         check_classification_targets(y)
         y = column_or_1d(y, warn=True)
-    except ValueError as error:
+        np.unique(y)  # labels of types that cannot be sorted
+    except (ValueError, TypeError) as error:
         raise UserError(f"y: {' '.join(str(error).split())}") from error
     _one_a_row(y, "y", rows)
     return y
@@ -144,7 +146,8 @@ def missing_refused(values: np.ndarray, name: str, what: str) -> None:
     missing = values != values
     if values.dtype.kind == "O":
         missing = missing | (values == None)  # noqa: E711
-    require(not missing.any(), f"{name} lacks a {what} for row {int(np.argmax(missing))}: expected one for each row")
+    rows = np.flatnonzero(missing)
+    require(not len(rows), f"{name} lacks a {what} for row {rows[:1].sum()}: expected one for each row")
 
 
 def folds(data: ProbeRows, count: int, *, seed: int) -> Int[np.ndarray, " rows"]:

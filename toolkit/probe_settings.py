@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.errors import require, unknown
+from toolkit.errors import check_parameters, require, unknown
 from toolkit.probe_inputs import ProbeRows, check_count
 
 _DEVICES = ("auto", "cpu", "cuda")
@@ -22,6 +22,7 @@ def check_settings(probe: Any, data: ProbeRows) -> None:
     tolerance = getattr(probe, "tolerance", None)
     positive = tolerance is None or (_number(tolerance) and tolerance > 0)
     require(positive, f"tolerance={tolerance!r}: expected None or a number above 0")
+    check_parameters(probe)
     if probe.device not in _DEVICES:
         raise unknown("device", str(probe.device), _DEVICES)
     shrinkage = getattr(probe, "shrinkage", None)
@@ -40,7 +41,7 @@ def check_settings(probe: Any, data: ProbeRows) -> None:
         )
     weighting = getattr(probe, "class_weight", None)
     require(
-        weighting is None or isinstance(weighting, dict) or weighting == "balanced",
+        weighting is None or isinstance(weighting, dict) or str(weighting) == "balanced",
         f"class_weight={weighting!r}: expected None, 'balanced' or a dict of label to weight",
     )
     for key in weighting if isinstance(weighting, dict) else ():

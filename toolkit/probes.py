@@ -1,6 +1,6 @@
 """Probes as scikit-learn classifiers: linear, low-rank, one hidden layer, differences of means, discriminants.
 
-probe = LinearProbe().fit(X, y, groups=document); X (rows, d) are activations, numpy or torch. Rows of one document stay
+`LinearProbe().fit(X, y, groups=documents)`: X (rows, d) are activations, numpy or torch. Rows of one document stay
 together wherever data are split.
 """
 

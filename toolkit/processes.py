@@ -1,12 +1,16 @@
 """Several processes at one training, under torchrun: which one this is, how many there are, sums over all."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+PATIENCE = timedelta(days=2)
+"""How long a process waits for the others: as long as the first may take to harvest. torchrun ends them if it dies."""
 
 
 @contextmanager
@@ -17,7 +21,7 @@ def joined_processes(device: str) -> Iterator[None]:
         return
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield
     finally:
@@ -41,3 +45,39 @@ def summed(values: Tensor, device: str) -> Tensor:
     there = values.to(device)
     dist.all_reduce(there)
     return there.to(values.device)
+
+
+def average(values: Iterable[Tensor]) -> None:
+    """Replace values, in place, by their mean over all processes."""
+    for value in values:
+        dist.all_reduce(value)
+        value.div_(world())
+
+
+def anywhere(flags: Tensor) -> Tensor:
+    """Flags that are set in any process."""
+    counts = flags.int()
+    dist.all_reduce(counts)
+    return counts > 0
+
+
+def as_first(values: Iterable[Tensor]) -> None:
+    """Replace values, in place, by those of the first process."""
+    if world() > 1:
+        for value in values:
+            dist.broadcast(value, src=0)
+
+
+@contextmanager
+def first_alone() -> Iterator[None]:
+    """The first process does something, such as fill a cache, and then the others do."""
+    if world() == 1:
+        yield
+        return
+    if rank() > 0:
+        dist.barrier()
+    try:
+        yield
+    finally:  # where the first one fails the others follow it, and fail alike
+        if rank() == 0:
+            dist.barrier()

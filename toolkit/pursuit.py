@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from toolkit import certificates
 from toolkit.certified_codes import Certified, certify
 from toolkit.coding_inputs import as_rows, check_count, check_lasso, checked
-from toolkit.errors import require
+from toolkit.errors import check_parameters, require
 from toolkit.sparse_coding import Solved
 
 Codes: TypeAlias = sparse.csr_array
@@ -45,6 +45,7 @@ class _Coder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if self.dictionary is None:
             kept = X[X.any(1)]
             require(len(kept) > 0, "every row of X is zero, and a zero row cannot be an atom: give a dictionary")
+            kept = kept / np.abs(kept).max(1, keepdims=True)  # squares of the smallest floats are 0
             atoms = kept / np.linalg.norm(kept, axis=1, keepdims=True)
         else:
             atoms = checked(X[:1], self.dictionary)[1]
@@ -95,6 +96,7 @@ class _Coder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def _check(self, n: int) -> None:
         """Refuse settings that make no sense with n atoms."""
+        check_parameters(self)
         require(self.device in _ENGINES, f"device={self.device!r}: expected 'cpu' or 'cuda'")
 
     def _unsettled(self, X: np.ndarray, atoms: np.ndarray, solved: Solved) -> np.ndarray:

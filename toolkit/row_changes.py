@@ -8,22 +8,29 @@ The others are exact up to rounding. `toolkit.interventions.intervene` runs a mo
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from toolkit.errors import require
+from toolkit.errors import check_types, require
 
 Positions = Bool[Tensor, "batch positions"] | Sequence[int] | None
 """Where to act: everywhere (None), where a mask is true, or at these positions of every sequence, counted from 0."""
 Rows = Float[Tensor, "batch positions d"]
 """What a hook holds, heads flattened."""
+_LARGEST = 1e38  # activations are float32
 
 
 @dataclass(frozen=True, eq=False)
 class Intervention(ABC):
-    """A change of the rows at one hook."""
+    """A change of the rows at one hook.
+
+    Raises:
+        UserError: a field of another type, NaN or infinity, a shape that no hook has, a direction that is all zero.
+    """
 
     hook: str
     """A name among the model's `hook_names`."""
@@ -31,9 +38,10 @@ class Intervention(ABC):
     """Where: None for everywhere, a mask (batch, positions), or positions of every sequence counted from 0."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.positions is not None and not isinstance(self.positions, Tensor):
             require(
-                all(isinstance(at, int) and at >= 0 for at in self.positions),
+                isinstance(self.positions, Sequence) and all(isinstance(at, int) and at >= 0 for at in self.positions),
                 f"{self}: positions are whole numbers from 0, or a mask (batch, positions); got {self.positions}",
             )
 
@@ -76,18 +84,26 @@ class Intervention(ABC):
         """All rows changed; only those of the chosen positions are used."""
 
     def _need(self, given: Tensor, name: str, shape: tuple[int, ...]) -> None:
+        found = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
         require(
-            tuple(given.shape) == shape,
-            f"{self}: {name} is {tuple(given.shape)}, the activations there ask for {shape}",
+            found == shape,
+            f"{self}: {name} is {found}, the activations there ask for {shape}",
         )
 
-    def _need_finite(self, given: Tensor, name: str) -> None:
+    def _need_finite(self, given: Tensor, name: str, *, axes: tuple[int, ...]) -> None:
+        right = isinstance(given, Tensor) and given.is_floating_point()
+        require(right, f"{self}: {name} must be a tensor of floating-point numbers, got {type(given).__name__}")
+        shape = tuple(given.shape)
+        require(
+            len(shape) in axes and 0 not in shape,
+            f"{self}: {name} must have {' or '.join(map(str, axes))} axes and be of some length, got shape {shape}",
+        )
         require(bool(given.isfinite().all()), f"{self}: {name} holds NaN or infinity")
 
     def _unit(self, direction: Tensor) -> Tensor:
-        self._need_finite(direction, "direction")
+        self._need_finite(direction, "direction", axes=(1,))
         norm = direction.double().norm()
-        require(direction.ndim == 1 and bool(norm > 0), f"{self}: direction must be one row of d numbers, not all zero")
+        require(bool(norm > 0), f"{self}: direction must be one row of d numbers, not all zero")
         return direction.double() / norm
 
 
@@ -102,7 +118,8 @@ class Add(Intervention):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._need_finite(self.direction, "direction")
+        self._need_finite(self.direction, "direction", axes=(1,))
+        require(abs(self.scale) <= _LARGEST, f"{self}: scale must be at most {_LARGEST:g} in size, got {self.scale}")
 
     def change(self, rows: Rows, chosen: Bool[Tensor, "batch positions"]) -> Rows:
         """As in the class."""
@@ -122,7 +139,11 @@ class SetCoordinate(Intervention):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._unit(self.direction)
-        self._need_finite(torch.as_tensor(self.value), "value")
+        if isinstance(self.value, Real):
+            finite = abs(cast(float, self.value)) <= _LARGEST
+            require(finite, f"{self}: value holds NaN or infinity, got {self.value}")
+        else:
+            self._need_finite(self.value, "value", axes=(0, 2))
 
     def change(self, rows: Rows, chosen: Bool[Tensor, "batch positions"]) -> Rows:
         """As in the class."""
@@ -149,10 +170,14 @@ class SwapCoordinates(Intervention):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._unit(self.direction)
+        require(
+            isinstance(self.partner, Tensor), f"{self}: partner must be a tensor, got {type(self.partner).__name__}"
+        )
         if self.partner.is_floating_point():
-            self._need_finite(self.partner, "partner")
+            self._need_finite(self.partner, "partner", axes=(3, 4))
         else:
-            whole = self.partner.ndim == 1 and self.partner.sort().values.tolist() == list(range(len(self.partner)))
+            numbers = self.partner.ndim == 1 and not self.partner.is_complex()
+            whole = numbers and self.partner.sort().values.tolist() == list(range(len(self.partner)))
             require(whole, f"{self}: partner must be a permutation of the batch, got {self.partner.tolist()}")
 
     def change(self, rows: Rows, chosen: Bool[Tensor, "batch positions"]) -> Rows:
@@ -186,7 +211,8 @@ class Ablate(Intervention):
         )
         require(self.mean is None or self.kind == "mean", f"{self}: a mean row goes with kind mean, not {self.kind}")
         if self.mean is not None:
-            self._need_finite(self.mean, "mean")
+            self._need_finite(self.mean, "mean", axes=(1,))
+        require(0 <= self.seed < 2**63, f"{self}: seed must be a whole number in [0, 2**63), got {self.seed}")
 
     def change(self, rows: Rows, chosen: Bool[Tensor, "batch positions"]) -> Rows:
         """As in the class."""
@@ -211,7 +237,7 @@ class ProjectOut(Intervention):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._need_finite(self.directions, "directions")
+        self._need_finite(self.directions, "directions", axes=(1, 2))
         require(bool((self.directions != 0).any()), f"{self}: directions are all zero: there is nothing to remove")
 
     def change(self, rows: Rows, chosen: Bool[Tensor, "batch positions"]) -> Rows:
@@ -238,7 +264,7 @@ class Patch(Intervention):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._need_finite(self.activations, "activations")
+        self._need_finite(self.activations, "activations", axes=(3, 4))
 
     def change(self, rows: Rows, chosen: Bool[Tensor, "batch positions"]) -> Rows:
         """As in the class."""
@@ -253,6 +279,10 @@ class Replace(Intervention):
 
     function: Callable[[Float[Tensor, "rows d"]], Float[Tensor, "rows d"]]
     """Takes the chosen rows of all sequences, gives as many of the same width."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(callable(self.function), f"{self}: function must be one of rows, got {type(self.function).__name__}")
 
     def change(self, rows: Rows, chosen: Bool[Tensor, "batch positions"]) -> Rows:
         """As in the class."""

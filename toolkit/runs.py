@@ -3,6 +3,7 @@
 While it works a run lives in `<out>/<name>/.<id>.unfinished/`; `finish` renames that to `<out>/<name>/<id>/`.
 """
 
+import errno
 import json
 import math
 import os
@@ -10,17 +11,20 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from torch import Tensor
 
+from toolkit.checkpoints import FileCheckpoint
 from toolkit.configs import differing
 from toolkit.errors import DivergenceError, UserError
+from toolkit.folder_lock import LOCK, FolderLock, let_go_on_failure, take
 
 _UNFINISHED = ".unfinished"
 _RECORDED = (
@@ -41,8 +45,12 @@ class Run:
     """Everything that decides its numbers."""
     started: float
     """Seconds since the epoch."""
+    lock: FolderLock = field(repr=False, compare=False)
+    """Keeps other processes out of the folder."""
+    began: float = field(default_factory=time.monotonic, repr=False, compare=False)
+    """When this process took it up, by a clock that nobody sets."""
 
-    def checkpoint(self, stage: str, *, every: float = 10.0) -> "FileCheckpoint":
+    def checkpoint(self, stage: str, *, every: float = 10.0) -> FileCheckpoint:
         """Where one stage of the run keeps its state, at most every `every` seconds."""
         return FileCheckpoint(self.folder / f"checkpoint_{stage}.safetensors", every)
 
@@ -54,9 +62,9 @@ class Run:
         *,
         last: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> Path:
-        """Write result.json and tensors.safetensors, drop checkpoints and give the folder its name.
+        """Write result.json and tensors.safetensors, give the folder its name and drop checkpoints.
 
-        `last` is called with the result before that, to write what is made from it.
+        `last` is called with the result before the folder has its name, to write what is made from it.
         """
         from safetensors.torch import save_file
 
@@ -70,65 +78,35 @@ class Run:
             "versions": versions(),
             **commit(),
             "started": datetime.fromtimestamp(self.started, UTC).isoformat(timespec="seconds"),
-            "seconds": round(time.time() - self.started, 3),
+            "seconds": round(time.monotonic() - self.began, 3),
             "metrics": plain(metrics),
             "checks": checks,
         }
         write_json(self.folder / "result.json", result)
         if last:
             last(result)
-        for path in self.folder.glob("checkpoint_*"):
-            path.unlink()
         done = self.folder.with_name(_number(self.folder))
         self.folder.rename(done)
+        # Only now: a run killed before it has its name goes on from them.
+        for path in (*done.glob("checkpoint_*"), done / LOCK):
+            path.unlink(missing_ok=True)
+        self.lock.release()
         return done
 
-
-@dataclass
-class FileCheckpoint:
-    """The state of one training, in a safetensors file that is replaced whole."""
-
-    path: Path
-    """The file."""
-    every: float
-    """Least number of seconds between two saves."""
-    last: float = -math.inf
-    """When it was last written; the first state is kept at once."""
-
-    def load(self) -> dict[str, Tensor] | None:
-        """The state last saved, or None.
-
-        Raises:
-            UserError: the file is damaged.
-        """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        if not self.path.exists():
-            return None
-        try:
-            return load_file(self.path)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"checkpoint {self.path} is damaged ({error}): delete its folder and start anew") from error
-
-    def save(self, state: Callable[[], dict[str, Tensor]]) -> None:
-        """Write the state when `every` seconds have passed since the last time, and only if it is finite."""
-        from safetensors.torch import save_file
-
-        if time.monotonic() - self.last < self.every:
-            return
-        kept = {key: value.contiguous().cpu() for key, value in state().items()}
-        if not all(bool(value.isfinite().all()) for value in kept.values()):
-            return
-        temporary = self.path.with_suffix(".tmp")
-        save_file(kept, temporary)
-        temporary.replace(self.path)
-        self.last = time.monotonic()
+    def drop(self) -> None:
+        """Leave nothing behind: neither the folder nor one above it that holds nothing else."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.lock.release()
+        with suppress(OSError):
+            self.folder.parent.rmdir()
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
+def writing(folder: Path, *, then: str = "use --resume") -> Iterator[None]:
     """Turn a failed write (a full disk, a folder taken away) or a divergence into one line; checkpoints stay.
+
+    Args:
+        then: what goes on from there.
 
     Raises:
         UserError: the operating system refused a write, or training diverged.
@@ -136,43 +114,48 @@ def writing(folder: Path) -> Iterator[None]:
     from safetensors import SafetensorError
 
     try:
-        yield
+        with let_go_on_failure(folder):
+            yield
     except DivergenceError as error:
         kept = (
             "the last good checkpoint is kept in" if any(folder.glob("checkpoint_*")) else "nothing was reached yet in"
         )
         raise UserError(f"{error}; {kept} {folder}") from error
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror or error}; make room and use --resume") from error
+        raise UserError(f"cannot write to {folder}: {error.strerror or error}; make room and {then}") from error
     except SafetensorError as error:
-        raise UserError(f"cannot write to {folder}: {error}; make room and use --resume") from error
+        raise UserError(f"cannot write to {folder}: {error}; make room and {then}") from error
 
 
 def open_run(out: str, name: str, config: dict[str, Any], *, resume: bool) -> Run:
     """Make a run's folder, or with `resume` take up the newest unfinished one of this name.
 
     Raises:
-        UserError: the folder cannot be written, or the run to be resumed has another configuration (the settings
-            that differ are named).
+        UserError: the folder cannot be written, or the run to be resumed is being written by another process or has
+            another configuration (the settings that differ are named).
     """
     parent = Path(out) / name
     unfinished = [folder for folder in parent.glob(f".*{_UNFINISHED}") if _number(folder).isdigit()]
     if resume and unfinished:
-        return _reopened(max(unfinished, key=lambda folder: int(_number(folder))), name, config)
+        try:
+            return _reopened(max(unfinished, key=lambda folder: int(_number(folder))), name, config)
+        except FileNotFoundError:  # another process has finished it since
+            return open_run(out, name, config, resume=resume)
     started = time.time()
-    folder = None
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        folder = _claim(parent)
-        write_json(folder / "run.json", {"config": config, "started": started})
+        folder, held = _claim(parent, {"config": config, "started": started})
     except OSError as error:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
         raise UserError(f"cannot write to {parent}: {error.strerror}; choose another folder with --out") from error
-    return Run(name, folder, config, started)
+    return Run(name, folder, config, started, held)
 
 
 def _reopened(folder: Path, name: str, config: dict[str, Any]) -> Run:
+    try:
+        held = take(folder)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder with --out") from error
     try:
         saved = json.loads((folder / "run.json").read_text())
         before, started = dict(saved["config"]), float(saved["started"])
@@ -181,7 +164,7 @@ def _reopened(folder: Path, name: str, config: dict[str, Any]) -> Run:
     changed = differing(before, config)
     if changed:
         raise UserError(f"cannot resume {folder} with another configuration: {'; '.join(changed)}")
-    return Run(name, folder, config, started)
+    return Run(name, folder, config, started, held)
 
 
 def _number(folder: Path) -> str:
@@ -189,17 +172,40 @@ def _number(folder: Path) -> str:
     return folder.name.removeprefix(".").removesuffix(_UNFINISHED)
 
 
-def _claim(parent: Path) -> Path:
-    """Take the next free number; making the folder is the claim, so two commands cannot share one."""
+def _claim(parent: Path, record: dict[str, Any]) -> tuple[Path, FolderLock]:
+    """Take the next free number with a folder that is locked and has its run.json from the first moment on.
+
+    It is renamed into place, which fails where another command was first: two cannot share a number, and a killed one
+    leaves no folder that cannot be resumed.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    begun = parent / f".{uuid4().hex}.begun"
+    begun.mkdir()
+    try:
+        held = take(begun)
+        write_json(begun / "run.json", record)
+        return _numbered(begun, parent), held
+    except BaseException:
+        shutil.rmtree(begun, ignore_errors=True)
+        with suppress(OSError):
+            parent.rmdir()
+        raise
+
+
+def _numbered(begun: Path, parent: Path) -> Path:
     while True:
-        taken = [_number(p) for p in parent.iterdir()]
+        taken = [_number(path) for path in parent.iterdir()]
         number = max((int(n) for n in taken if n.isdigit()), default=0) + 1
         folder = parent / f".{number:03d}{_UNFINISHED}"
         try:
-            folder.mkdir()
-            return folder
-        except FileExistsError:
+            begun.rename(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
             continue
+        if not (parent / _number(folder)).exists():
+            return folder
+        folder.rename(begun)  # a run of this number finished between the list and the claim
 
 
 def write_json(path: Path, value: Any) -> None:

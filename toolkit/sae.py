@@ -1,8 +1,10 @@
 """Sparse autoencoders: fitting, the fitted result and sae-lens's format. The only importer of sae_lens.
 
+```python
 from toolkit.sae import SAEConfig, fit_sae
 sae = fit_sae(tms_target(toy), SAEConfig(architecture="topk", width=5, k=1))
 sae.W_dec                         # (instances, width, d), unit rows
+```
 """
 
 import logging
@@ -16,13 +18,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from toolkit.configs import SAEConfig
-from toolkit.descent import Checkpoint, Progress
+from toolkit.descent import Checkpoint, Progress, Watch
 from toolkit.errors import UserError, require
 from toolkit.sae_losses import encode, levels, reconstruct
 from toolkit.sae_training import Trainer
 from toolkit.targets import Target, rows_target
 
-__all__ = ["SAE", "LoadedSAE", "SAEConfig", "fit_sae", "load_sae"]
+__all__ = ["SAE", "LoadedSAE", "SAEConfig", "fit_sae", "load_sae", "push"]
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ def fit_sae(
     device: str = "cpu",
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
+    watch: Watch | None = None,
 ) -> SAE:
     """Train one SAE an instance of the target, all in the same tensors.
 
@@ -101,6 +104,7 @@ def fit_sae(
     Args:
         target: what to fit, or the rows themselves.
         progress: called with the number of steps finished.
+        watch: called every 50 steps with squared error, dead latents and learning rate.
 
     Raises:
         UserError: the rows hold NaN, or batchtopk has nothing to choose from.
@@ -109,7 +113,7 @@ def fit_sae(
     if isinstance(target, Tensor):
         target = rows_target(target, seed=seed)
     trainer = Trainer(target, config, seed, torch.device(device))
-    trainer.run(progress, checkpoint)
+    trainer.run(progress, checkpoint, watch)
     return SAE(config, target.name, trainer.fitted(), trainer.history)
 
 
@@ -192,7 +196,7 @@ class LoadedSAE:
 
 
 def load_sae(source: str, *, device: str = "cpu") -> LoadedSAE:
-    """An SAE from a folder in sae-lens's format, or from its public list as release:id.
+    """An SAE from a folder in sae-lens's format, from its public list as release:id, or from the hub as USER/REPO:NAME.
 
     Raises:
         UserError: no such folder or release, files that are damaged or cannot be had.
@@ -205,13 +209,45 @@ def load_sae(source: str, *, device: str = "cpu") -> LoadedSAE:
         if Path(source).is_dir():
             return _loaded(source, sae_lens.SAE.load_from_disk(source, device=device, dtype="float32"))
         release, _, name = source.partition(":")
-        require(bool(name), f"no SAE at {source}: expected a folder written by sae-lens, or release:id of its list")
+        require(
+            bool(name),
+            f"no SAE at {source}: expected a folder written by sae-lens, release:id of its list, or USER/REPO:NAME",
+        )
         return _loaded(source, sae_lens.SAE.from_pretrained(release, name, device=device))
     except UserError:
         raise
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"cannot read the SAE {source}: {reason}") from error
+
+
+def push(folder: Path | str, repo: str, *, name: str = "sae") -> str:
+    """Upload a folder that `SAE.save` wrote to the Hugging Face hub; returns the source by which `load_sae` finds it.
+
+    The account is that of `hf auth login`; a repository that does not exist is made, and is public.
+
+    Args:
+        repo: USER/REPO. name: the SAE's in it, a folder there.
+
+    Raises:
+        UserError: no SAE in the folder, no such account or right, a hub that cannot be reached.
+    """
+    import sae_lens
+
+    require(
+        repo.count("/") == 1 and all(repo.split("/")) and ":" not in repo + name,
+        f"cannot push to {repo!r}: expected USER/REPO of the Hugging Face hub, and a name without a colon",
+    )
+    require(
+        (Path(folder) / "cfg.json").is_file() and (Path(folder) / "sae_weights.safetensors").is_file(),
+        f"no SAE in {folder}: expected a folder that sae-lens reads, such as sae/ in a run folder",
+    )
+    try:
+        sae_lens.upload_saes_to_huggingface({name: Path(folder)}, repo, show_progress=False)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"cannot push {folder} to {repo}: {reason}") from error
+    return f"{repo}:{name}"
 
 
 def _loaded(source: str, lens: Any) -> LoadedSAE:

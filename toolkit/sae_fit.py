@@ -1,10 +1,14 @@
 """The main command: fit sparse autoencoders to toy models, to a real model's embedding or to its activations.
 
+```
 python -m toolkit.sae_fit --target tms
 python -m toolkit.sae_fit --target embedding --model FOLDER_OR_NAME --architecture topk --k 32 --width 2304
 python -m toolkit.sae_fit --target activations --hook blocks.2.hook_resid_post --corpus nltk:movie_reviews
+torchrun --nproc-per-node 2 -m toolkit.sae_fit --target activations ...   several GPUs, each its share of every batch
+```
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -19,7 +23,8 @@ PROG = "python -m toolkit.sae_fit"
 DESCRIPTION = (
     "Fit sparse autoencoders to toy models of superposition, to a language model's embedding or to its activations. "
     "tms also takes --preset; embedding and activations take --model and what follows it. "
-    "gpt2-embedding = embedding of gpt2."
+    "gpt2-embedding = embedding of gpt2. Under torchrun activations share each batch among GPUs (all but batchtopk and "
+    "matryoshka, which choose over a whole batch)."
 )
 
 
@@ -41,6 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _work(argv: Sequence[str]) -> int:
     settings = settings_from(argv)
+    require(
+        settings["what"].target == "activations" or os.environ.get("WORLD_SIZE", "1") == "1",
+        f"--target {settings['what'].target} is for one process: start it without torchrun",
+    )
     if settings["what"].target == "tms":
         from toolkit.fit_tms import fit
     elif settings["what"].target == "embedding":

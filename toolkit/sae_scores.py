@@ -45,9 +45,14 @@ class Explained:
         self.weight += w.sum().item()
 
     @property
+    def variance(self) -> float:
+        """Weighted squared distance from the weighted mean, summed over rows; 0 without rows."""
+        return self.square - self.total.square().sum().item() / self.weight if self.weight else 0.0
+
+    @property
     def about_mean(self) -> float:
         """FVU about the weighted mean; NaN without rows."""
-        return self._over(self.square - self.total.square().sum().item() / self.weight if self.weight else 0.0)
+        return self._over(self.variance)
 
     @property
     def about_zero(self) -> float:

@@ -35,6 +35,7 @@ class Buffers:
     """Scratch memory kept between steps, so that nothing large is allocated in the loop."""
 
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    """By name."""
 
     def get(self, name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
         """An uninitialised array of this shape, the same one at each call."""

@@ -1,14 +1,19 @@
-"""Training of many SAEs in the same tensors: the loop, its state, initialisation, resampling, calibration."""
+"""Training of many SAEs in the same tensors: the loop, its state, initialisation, resampling, calibration.
+
+Under torchrun each process takes its share of every batch; gradients are averaged before they are clipped, so that all
+take the step that one process would take with the whole batch.
+"""
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from toolkit.configs import WITH_K, SAEConfig
-from toolkit.descent import EVALUATION, Checkpoint, Progress
-from toolkit.errors import DivergenceError
+from toolkit.descent import EVALUATION, Checkpoint, Progress, Watch
+from toolkit.errors import DivergenceError, require
+from toolkit.processes import anywhere, as_first, average, rank, world
 from toolkit.sae_losses import Parameters, batch_topk, encode, pre_activations, reconstruct, row_topk
-from toolkit.sae_steps import Buffers, step_function
+from toolkit.sae_steps import Buffers, Step, step_function
 from toolkit.targets import Target
 
 DECODER_NORM = 0.1
@@ -22,6 +27,7 @@ class Trainer:
 
     def __init__(self, target: Target, config: SAEConfig, seed: int, device: torch.device) -> None:
         self.target, self.config, self.seed, self.device = target, config, seed, device
+        check_shares(config)
         start = initial_parameters(config, d=target.d, instances=target.instances, seed=seed)
         self.parameters = {name: value.to(device) for name, value in start.items()}
         self.grads = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
@@ -34,9 +40,9 @@ class Trainer:
         self.optimizer = torch.optim.Adam(leaves, lr=config.lr, fused=True)
         self.moments = {name: torch.zeros(2, *value.shape, device=device) for name, value in self.parameters.items()}
 
-    def run(self, progress: Progress | None, checkpoint: Checkpoint | None) -> None:
+    def run(self, progress: Progress | None, checkpoint: Checkpoint | None, watch: Watch | None = None) -> None:
         """Train to the last step, in chunks between which the state may be kept."""
-        self._start(checkpoint.load() if checkpoint else None)
+        self._start(checkpoint.load() if checkpoint and rank() == 0 else None)
         while len(self.history) < self.config.steps:
             todo = min(CHUNK, self.config.steps - len(self.history))
             first = len(self.history)
@@ -46,15 +52,24 @@ class Trainer:
                 raise DivergenceError(f"the SAE on {self.target.name}", len(self.history) - 1)
             if progress:
                 progress(todo)
-            if checkpoint:
+            if watch:
+                watch(len(self.history), self._measured(errors))
+            if checkpoint and rank() == 0:
                 checkpoint.save(self._state)
+
+    def _measured(self, errors: Tensor) -> dict[str, float]:
+        dead = (self.silent > self.config.dead_after).float().mean().item()
+        rate = float(self.optimizer.param_groups[0]["lr"])
+        return {"squared_error": errors.mean().item(), "share_dead": dead, "learning_rate": rate}
 
     def _step(self, step: int) -> Tensor:
         """One optimiser step; returns the squared error of each instance."""
         x = self.target.batches(step, self.config.batch).to(self.device)
         # Resampling takes the place of the auxiliary loss: both at once would fight over the same latents.
         dead = (self.silent > self.config.dead_after) & (not self.config.resample)
-        done = self.step_of(with_encoder(self.parameters), self.grads, x, self.config, dead, self.buffers)
+        mine = x[:, rank() :: world()].contiguous()
+        done = self.step_of(with_encoder(self.parameters), self.grads, mine, self.config, dead, self.buffers)
+        done = self._averaged(done)
         if not bool(done.loss.isfinite().all()):
             raise DivergenceError(f"the SAE on {self.target.name}", step)
         clip_by_instance(self.grads)
@@ -66,6 +81,14 @@ class Trainer:
         if self.config.resample and self._is_resampling(step):
             self._resample(x, step)
         return done.error
+
+    def _averaged(self, done: Step) -> Step:
+        """Gradients, written in place, and losses as one process would have them that saw the whole batch."""
+        if world() == 1:
+            return done
+        error, loss = done.error.clone(), done.loss.clone()  # views of a table otherwise
+        average([*self.grads.values(), error, loss])
+        return Step(error, loss, anywhere(done.fired))
 
     def _is_resampling(self, step: int) -> bool:
         """Every `dead_after` steps, but not in the last fifth: a new latent needs time to settle."""
@@ -92,6 +115,8 @@ class Trainer:
             if "W_enc" in self.parameters:
                 self.parameters["W_enc"][i, latents] = self.config.resample_encoder * direction * norm["W_enc"]
             self._forget(i, latents)
+        # Every process has drawn from the whole batch, but a rounding could have tipped a draw.
+        as_first([*self.parameters.values(), *self.moments.values(), self.silent])
 
     def _forget(self, i: int, latents: Tensor) -> None:
         for name, moments in self.moments.items():
@@ -107,9 +132,18 @@ class Trainer:
             for name, value in self.parameters.items():
                 value.copy_(saved[f"parameters.{name}"])
                 self.moments[name].copy_(saved[f"moments.{name}"])
+        self._as_first()
         for leaf, moments in zip(self.optimizer.param_groups[0]["params"], self.moments.values(), strict=True):
             step = torch.tensor(float(len(self.history)), device=self.device)
             self.optimizer.state[leaf] = {"step": step, "exp_avg": moments[0], "exp_avg_sq": moments[1]}
+
+    def _as_first(self) -> None:
+        """Go on from where the first process stands: it alone reads the checkpoint."""
+        if world() > 1:
+            steps = torch.tensor([len(self.history)], device=self.device)
+            as_first([steps, *self.parameters.values(), *self.moments.values(), self.silent])
+            if rank() > 0:
+                self.history = torch.zeros(int(steps), self.target.instances)
 
     def _state(self) -> dict[str, Tensor]:
         kept = {f"parameters.{name}": value for name, value in self.parameters.items()}
@@ -123,6 +157,20 @@ class Trainer:
             x = self.target.batches(EVALUATION, 4 * self.config.batch).to(self.device)
             folded["threshold"] = calibrated_threshold(folded, x, self.config.k)
         return folded
+
+
+def check_shares(config: SAEConfig) -> None:
+    """Refuse what several processes cannot do as one would.
+
+    Raises:
+        UserError: batch-wise choices, or a batch that does not divide.
+    """
+    require(
+        world() == 1 or config.architecture not in ("batchtopk", "matryoshka"),
+        f"{config.architecture} chooses over the whole batch, which {world()} processes share: start it without "
+        "torchrun, or take l1, topk, jumprelu or gated",
+    )
+    require(config.batch % world() == 0, f"{world()} processes cannot share batch={config.batch} evenly")
 
 
 def initial_parameters(config: SAEConfig, *, d: int, instances: int, seed: int) -> Parameters:

@@ -1,8 +1,10 @@
 """Changes of given lengths, one a row of activations: what an error is held against.
 
+```python
 e = sae(x) - x
-noise = isotropic(e.norm(dim=1), x.shape[1], draws=8, seed=0)      # (draws, rows, d), each as long as its row's error
+noise = isotropic(e.norm(dim=1), x.shape[1], draws=8, seed=0)  # (draws, rows, d), each as long as its row's error
 like = from_covariance(e.norm(dim=1), torch.cov(X.mT), draws=8, seed=0)
+```
 
 A rotation of an error by an orthogonal matrix drawn from all of them is an isotropic draw of its length. Two smaller
 groups leave something of the error as it is: `rotated_about` its part along a given row, `rotated_in_bands` its energy

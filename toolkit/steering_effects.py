@@ -1,7 +1,9 @@
 """What steering along directions does: on target, off target and to the loss, at matched divergence of the outputs.
 
+```python
 found = steering_effects(downstream, activations, {"probe": W.T, "dual": dual_basis(W).vectors}, effects, kl=0.1)
 print(found)
+```
 
 Each vector is both added and subtracted at every place, its length chosen so that the divergence is the one asked for
 in the mean over places and both senses; effects are in the sense that was asked for, averaged over both. The target

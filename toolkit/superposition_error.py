@@ -32,7 +32,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import binom, chi2, norm
 
-from toolkit.errors import require
+from toolkit.errors import check_types, require
 
 COLLISION = 3 / 4 - 1 / math.pi
 """c = E (ReLU(a + b) - ReLU(a))^2 for independent standard Gaussians, .432 (kernel of Cho and Saul 2009, section 2)."""
@@ -54,6 +54,7 @@ class Sizes:
     """S."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         fits = 1 <= self.k <= self.circuits and self.width >= 2 and 1 <= self.width * self.copies <= self.large
         require(fits, f"sizes must keep to 1 <= k <= T, m >= 2 and 1 <= m S <= D, got {self}")
 

@@ -1,5 +1,8 @@
 """Cells measured on every core or on a cluster, each kept as soon as it is finished."""
 
+import os
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -7,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from toolkit.checkpoints import DamagedError, load_sealed, save_sealed
 from toolkit.errors import UserError
 
 CELLS = "checkpoint_cell_*.safetensors"
@@ -48,17 +50,15 @@ def sweep(
     jobs = [(measure, settings, cells[i], seed, i) for i in todo]
     with tqdm(total=len(cells), initial=len(cells) - len(todo), desc=label, unit="cell", disable=quiet) as bar:
         for i, found in _computed(jobs, min(workers, len(todo)), cluster):
-            temporary = files[i].with_suffix(".tmp")
-            save_file(found, temporary)
-            temporary.replace(files[i])
+            save_sealed(found, files[i])
             bar.update()
     return [_kept(file) for file in files]
 
 
 def _kept(file: Path) -> dict[str, Tensor]:
     try:
-        return load_file(file)
-    except (SafetensorError, OSError) as error:
+        return load_sealed(file)
+    except DamagedError as error:
         raise UserError(
             f"{file} is damaged ({error}): delete this file, and --resume measures its cell again"
         ) from None
@@ -106,10 +106,34 @@ def _computed(jobs: list[tuple[Any, ...]], workers: int, cluster: str) -> Iterat
             ) from None
 
 
+def check_cluster(address: str) -> None:
+    """Ask a cluster whether it is there, before anything long begins; an empty address asks nobody.
+
+    Raises:
+        UserError: no scheduler answers.
+    """
+    if address:
+        with _backend(1, address):
+            pass
+
+
+def _follow(parent: int) -> None:
+    """End this worker soon after the process that started it: one that is killed can tell its workers nothing."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    if os.name == "posix":  # elsewhere a process keeps its parent's number
+        threading.Thread(target=watch, daemon=True).start()
+
+
 @contextmanager
 def _backend(workers: int, cluster: str) -> Iterator[dict[str, Any]]:
     if not cluster:
-        yield {"backend": "loky", "n_jobs": workers, "inner_max_num_threads": 1}
+        follow = {"initializer": _follow, "initargs": (os.getpid(),)}
+        yield {"backend": "loky", "n_jobs": workers, "inner_max_num_threads": 1, **follow}
         return
     try:
         from toolkit.cluster import dask_backend

@@ -1,8 +1,10 @@
 """Toy models of superposition, many instances in one program, and their training.
 
+```python
 from toolkit.toy import ToyModel, train
 toy = train(ToyModel(features=5, hidden=2, density=0.05), seed=0)
 toy.feature_dimensionality        # (instances, features)
+```
 """
 
 from dataclasses import dataclass

@@ -49,7 +49,7 @@ def _encode(batch, start, width, W, work):
 
 @numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 def _decode(hidden, W, b, relu, outputs):
-    """outputs (n, BLOCK) = [ReLU](W h + b), the one dense product."""
+    """outputs (n, BLOCK) = `[ReLU](W h + b)`, the one dense product."""
     n, m = W.shape
     if m >= BLAS_FROM:
         np.dot(W, hidden, outputs)
