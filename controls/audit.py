@@ -241,9 +241,13 @@ def conclude(
 
 def _same_cells(file: Path, cells: list[dict[str, Any]]) -> None:
     """Cells are kept by number: those of another list, as another version has it, are not these."""
-    if not file.exists():
+    try:
+        found = json.loads(file.read_text()) if file.exists() else None
+    except ValueError:  # a damaged list vouches for nothing
+        found = []
+    if found is None:
         write_json(file, cells)
-    elif json.loads(file.read_text()) != cells:
+    elif found != cells:
         raise UserError(
             f"{file.parent} holds parts of another audit, or of another version: begin anew without --resume"
         )

@@ -17,7 +17,7 @@ from controls.audit_json import control_json, feature_json
 from controls.budgets import check_draws, check_level, measured, spending, told
 from controls.finders import Finder, Labels, Latents, Principal, ranges
 from controls.prepared import ACTIVATIONS, Prepared, prepare
-from toolkit.errors import require
+from toolkit.errors import check_types, require
 from toolkit.language import load_model
 from toolkit.runs import Run, open_run, writing
 from toolkit.sae import load_sae
@@ -50,6 +50,7 @@ class Job:
     """Every draw follows from it."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_level(self.alpha)
         check_draws(self.alpha, spending(self.budget))
         require(bool(self.hook), "no hook was named: give --hook, such as blocks.6.hook_resid_post")

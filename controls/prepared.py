@@ -5,15 +5,14 @@ prepare(load_model(), "blocks.2.hook_resid_post", [Labels.of("upos=VERB")], FOLD
 ```
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from controls.budgets import Spending
@@ -23,6 +22,7 @@ from controls.model_weights import drawn_anew
 from controls.reading import Reading, read
 from controls.subject import FEWEST_DOCUMENTS, Subject, halves, units
 from controls.worlds import NULL_KINDS
+from toolkit.checkpoints import DamagedError, load_sealed, save_sealed
 from toolkit.downstream import LanguageDownstream
 from toolkit.errors import UserError, require
 from toolkit.language import LanguageModel
@@ -93,15 +93,14 @@ def _of_another_hook(finders: Sequence[Finder], hook: str) -> list[str]:
 def _activations(model: LanguageModel, hook: str, reading: Reading, kept: Path | None) -> Float[Tensor, "rows d"]:
     file = None if kept is None else kept / ACTIVATIONS
     if file is not None and file.exists():
-        kept_rows = load_file(file)["rows"]
-        require(len(kept_rows) == len(reading.rows), f"{file} is of another text: delete its folder and begin anew")
-        return kept_rows
+        with suppress(DamagedError):  # then taken anew: the same numbers
+            kept_rows = load_sealed(file)["rows"]
+            require(len(kept_rows) == len(reading.rows), f"{file} is of another text: delete its folder and begin anew")
+            return kept_rows
     X = activations_at(model, hook, reading.tokens, reading.rows)
     require(bool(torch.isfinite(X).all()), f"{hook} of {model.name} holds numbers that are not finite on this text")
     if file is not None and file.parent.is_dir():  # a worker on another machine may not have the folder
-        temporary = file.with_suffix(f".{os.getpid()}.tmp")
-        save_file({"rows": X}, temporary)
-        temporary.replace(file)
+        save_sealed({"rows": X}, file)
     return X
 
 

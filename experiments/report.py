@@ -84,7 +84,7 @@ def read(runs: Path) -> tuple[list[Page], list[str]]:
                 continue  # a fit of toolkit.sae_fit, which shares the folder
             page = Page(path.parent, result, json.loads((path.parent / "figures.json").read_text()))
             _section(0, page)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             left_out.append(
                 f"{path.parent}: made by another version or damaged ({type(error).__name__}: {error}); run it again"
             )

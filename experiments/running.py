@@ -13,7 +13,7 @@ from experiments.report import write_figures
 from experiments.static import draw
 from toolkit.configs import to_dict
 from toolkit.corpora import documents
-from toolkit.errors import UserError, require, unknown
+from toolkit.errors import UserError, check_types, require, unknown
 from toolkit.language import check_model
 from toolkit.runs import Run, open_run, plain, versions, write_json, writing
 from toolkit.sweep import CELLS, sweep
@@ -59,6 +59,7 @@ class How:
     """Further settings, NAME=VALUE each."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(self.workers >= 1, f"--workers must be at least 1, got {self.workers}")
         require(0 <= self.seed < 2**31, f"--seed must be a whole number in [0, 2**31), got {self.seed}")
         for name, use in (("frequencies", "whose tokens it counts"), ("corpus", "which is to read it")):

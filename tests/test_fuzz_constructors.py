@@ -32,17 +32,7 @@ def documented(cls):
     return (UserError, *[error for error in (ValueError, TypeError) if f"{error.__name__}:" in raised])
 
 
-LEFT = ("controls.audit_run.Job", "experiments.running.How")
-"""Those that do not check the types of what they are given yet; their commands do."""
-
-
-def named(cls):
-    name = f"{cls.__module__}.{cls.__name__}"
-    reason = "values of other types are not refused"
-    return pytest.param(cls, id=name, marks=[pytest.mark.xfail(reason=reason, strict=False)] * (name in LEFT))
-
-
-@pytest.mark.parametrize("cls", [named(cls) for cls in CLASSES])
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: f"{cls.__module__}.{cls.__name__}")
 @given(data=st.data())
 @fuzz
 def test_a_constructor_stands_or_refuses_in_one_line(cls, data):

@@ -10,7 +10,7 @@ from controls.budgets import BUDGETS, Spending, duration, spending
 from controls.case import activations_at
 from controls.finders import Labels, Latents, Principal, ReadOuts, ranges
 from controls.judging import Budget
-from controls.prepared import MANY_DOCUMENTS, by_probability, chosen_places, prepare
+from controls.prepared import ACTIVATIONS, MANY_DOCUMENTS, by_probability, chosen_places, prepare
 from controls.reading import read
 from toolkit.errors import UserError
 from toolkit.interventions import record, run
@@ -48,6 +48,22 @@ def test_rows_are_the_models_and_labels_those_of_its_words(case, model):
     assert np.array_equal(case.subject.labels["upos=VERB"], verbs.astype(int))
     assert case.subject.labels["Number=Plur"].sum() == sum(word.endswith("s") and not v
                                                            for word, v in zip(words, verbs, strict=True))  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut short", "none"])
+def test_kept_activations_that_were_damaged_are_taken_anew(damage, case, model, source, tmp_path):
+    finders = [Labels.of("upos=VERB", "Number=Plur"), Principal(2)]
+    prepare(model, HOOK, finders, source, SMALL, seed=1, kept=tmp_path)
+    file = tmp_path / ACTIVATIONS
+    raw = bytearray(file.read_bytes())
+    if damage == "flipped":
+        raw[-100] ^= 64
+    if damage != "none":
+        file.write_bytes(raw[:-7] if damage == "cut short" else raw)
+    before = file.stat().st_mtime_ns
+    again = prepare(model, HOOK, finders, source, SMALL, seed=1, kept=tmp_path).case
+    assert torch.equal(again.subject.activations, case.subject.activations)
+    assert (file.stat().st_mtime_ns != before) == (damage != "none")
 
 
 def test_the_rest_is_the_models_own(case, model):

@@ -151,7 +151,7 @@ class ActivationCache:
         path, found = self.folder / "journal.txt", {}
         for line in path.read_bytes().decode("ascii", "replace").splitlines() if path.is_file() else []:
             words = line.split(" ")
-            whole = len(words) == 4 and words[0].isdigit() and words[1].isdigit() and words[3] in hooks
+            whole = len(words) == 4 and words[0].isdecimal() and words[1].isdecimal() and words[3] in hooks
             if whole and int(words[0]) < self.blocks and int(words[1]) > 0:
                 found[words[3], int(words[0])] = (int(words[1]), words[2])
         return found

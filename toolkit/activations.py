@@ -25,6 +25,7 @@ from toolkit.activation_cache import FORMAT, ActivationCache, corpus_hash, key_o
 from toolkit.corpora import Document
 from toolkit.descent import Progress
 from toolkit.errors import UserError, require
+from toolkit.folder_lock import let_go_on_failure
 from toolkit.forward import Forward, check_hooks, forward_to
 from toolkit.language import LanguageModel
 from toolkit.windows import Counted, Cutting, batches_of
@@ -160,13 +161,14 @@ def harvest(
     folder = root / key_of(settings)
     forward = None if folder.is_dir() else forward_to(model, hooks)  # refuses hooks before the corpus is cut
     try:
-        store = open_cache(folder, settings, documents, cutting)
-        require(store.counted.rows > 0, "the corpus holds no text: there is no token to harvest")
-        store.verify(hooks)
-        missing = store.missing(hooks)
-        if missing:
-            with progress(len(missing)) if progress else nullcontext(lambda done: None) as tell:
-                _compute(store, forward or forward_to(model, hooks), cutting, missing, tell)
+        with let_go_on_failure(folder):
+            store = open_cache(folder, settings, documents, cutting)
+            require(store.counted.rows > 0, "the corpus holds no text: there is no token to harvest")
+            store.verify(hooks)
+            missing = store.missing(hooks)
+            if missing:
+                with progress(len(missing)) if progress else nullcontext(lambda done: None) as tell:
+                    _compute(store, forward or forward_to(model, hooks), cutting, missing, tell)
     except OSError as error:
         raise UserError(f"cannot keep activations in {root}: {error.strerror or error}") from error
     return Activations(model.name, hooks, store.counted, cutting, store, not missing, kept)

@@ -13,13 +13,16 @@ def exit_code(action: Callable[[], int], *, less: str, kept: str) -> int:
 
     To be called before torch is imported: idle threads of its pool that spin keep the cores from numba's, and on a busy
     machine a step becomes twenty times slower; some microseconds of spinning cost nothing on a quiet one. GNU OpenMP
-    reads this when torch is first imported.
+    reads this when torch is first imported. Where a number of threads is asked for, numba keeps to it too: its first
+    parallel loop would else set torch's to its own, and sums be taken in another order from there on.
 
     Args:
         less: what to ask less of where memory ran out.
         kept: what --resume goes on from; empty where a command has no such flag.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    if threads := os.environ.get("OMP_NUM_THREADS", ""):
+        os.environ.setdefault("NUMBA_NUM_THREADS", threads)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without Unicode gets escapes, not a traceback
             stream.reconfigure(errors="backslashreplace")

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import tempfile
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -42,7 +43,7 @@ def work(config: PretrainConfig, run: PretrainRun) -> Path | None:
     with joined_processes(device):
         done = Path(run.out)
         refuse_existing(done, resume=run.resume)
-        began = time.time()
+        began = time.monotonic()
         model, tokenizer = load_start(run.start) if run.start else (None, _tokenizer_kept(done, config))
         config = config if model is None else sized(config, model)
         data = read_tokens(run.corpus, config, seed=run.seed, tokenizer=tokenizer)
@@ -56,9 +57,9 @@ def work(config: PretrainConfig, run: PretrainRun) -> Path | None:
         whole = spread(log_grid(steps, config.checkpoints), run.keep_models)[:-1]
         folder = open_folder(done, _settings(config, run, data), whole)
         with writing(folder.path):
-            data.tokenizer.save_pretrained(folder.path)
+            _keep_tokenizer(data.tokenizer, folder.path)
             trained, rounded = _train(config, run, data, model, device, folder)
-            record = training_record(config, run, data, trained, rounded, device, time.time() - began)
+            record = training_record(config, run, data, trained, rounded, device, time.monotonic() - began)
             path = folder.finish(trained.model, record, card(record))
         _report(path, record)
         return path
@@ -148,6 +149,14 @@ def _train(
         )  # fmt: skip
     rounded = copy.deepcopy(trained.model).half().float().to(device)
     return trained, validation_loss(rounded, data.validation, context=config.context, device=device)
+
+
+def _keep_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Written beside and moved in, tokenizer.json last: what is resumed reads all of it or none."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".tokenizer-") as beside:
+        tokenizer.save_pretrained(beside)
+        for file in sorted(Path(beside).iterdir(), key=lambda file: file.name == "tokenizer.json"):
+            file.replace(folder / file.name)
 
 
 def _tokenizer_kept(done: Path, config: PretrainConfig) -> Any | None:

@@ -135,7 +135,7 @@ def open_run(out: str, name: str, config: dict[str, Any], *, resume: bool) -> Ru
             another configuration (the settings that differ are named).
     """
     parent = Path(out) / name
-    unfinished = [folder for folder in parent.glob(f".*{_UNFINISHED}") if _number(folder).isdigit()]
+    unfinished = [folder for folder in parent.glob(f".*{_UNFINISHED}") if _number(folder).isdecimal()]
     if resume and unfinished:
         try:
             return _reopened(max(unfinished, key=lambda folder: int(_number(folder))), name, config)
@@ -195,7 +195,7 @@ def _claim(parent: Path, record: dict[str, Any]) -> tuple[Path, FolderLock]:
 def _numbered(begun: Path, parent: Path) -> Path:
     while True:
         taken = [_number(path) for path in parent.iterdir()]
-        number = max((int(n) for n in taken if n.isdigit()), default=0) + 1
+        number = max((int(n) for n in taken if n.isdecimal()), default=0) + 1
         folder = parent / f".{number:03d}{_UNFINISHED}"
         try:
             begun.rename(folder)
