@@ -143,7 +143,8 @@ def run(job: Job, *, out: str, workers: int, cluster: str = "", resume: bool = F
         folder = opened.finish(metrics(job, work, found), tensors(found), [], last=lambda result: _page(opened.folder))
         for stage in ("nulls", "causes"):
             shutil.rmtree(folder / stage)
-        (folder / ACTIVATIONS).unlink(missing_ok=True)
+        for path in folder.glob(f"{Path(ACTIVATIONS).stem}.*"):  # what a kill left half written too
+            path.unlink(missing_ok=True)
     return Audited(found, folder, folder / audit_page.PAGE)
 
 

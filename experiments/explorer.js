@@ -15,10 +15,13 @@ function fill() {
 function fetchChunk(chunk) {
   const name = `chunk-${String(chunk).padStart(3, "0")}.js`;
   const script = make("script", { src: name, "data-chunk": chunk });
-  script.addEventListener("error", () => {
+  const failed = () => {
     script.remove();
+    if (Math.floor(state.open / data.per_chunk) !== chunk) return;
     at("page").replaceChildren(make("p", { class: "failed" }, `${name} cannot be read: it belongs beside this page. Run python -m experiments report again.`));
-  });
+  };
+  script.addEventListener("error", failed);
+  script.addEventListener("load", () => { if (!chunks.has(chunk)) failed(); });
   document.head.append(script);
 }
 

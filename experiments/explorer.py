@@ -5,6 +5,7 @@ They are scripts because a page that is opened from a disk may not read other fi
 """
 
 import base64
+import errno
 import hashlib
 import json
 import os
@@ -61,12 +62,15 @@ def write_explorers(runs: Path, back: Path) -> tuple[list[Explorer], list[str]]:
         run = path.parent.parent
         try:
             explorer, missing = _written(run, audits, back)
-        except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, FileNotFoundError) as error:
             why = f"{type(error).__name__}: {error}"
             left_out.append(f"{run}: made by another version or damaged ({why}); run it again")
             continue
         except OSError as error:
-            raise UserError(f"cannot write {run / FOLDER}: {error.strerror or error}") from error
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):  # then the report cannot be written either
+                raise UserError(f"cannot write {run / FOLDER}: {error.strerror or error}") from error
+            left_out.append(f"{run}: no explorer, {error.filename or FOLDER}: {error.strerror or error}")
+            continue
         found.append(explorer)
         left_out += missing
     return found, list(dict.fromkeys(left_out))
@@ -79,7 +83,7 @@ def _written(run: Path, audits: Sequence[Audit], back: Path) -> tuple[Explorer, 
     _check(index)
     part = result["config"].get("activations") or result["config"]["embedding"]
     folder, temporary = run / FOLDER, run / f".{FOLDER}.tmp"
-    told, left_out = verdicts(audits, run, part, folder)
+    told, left_out = verdicts(audits, run, part, folder, started=str(result.get("started") or ""))
     told = {latent: one for latent, one in told.items() if latent < index["width"]}
     title = f"Latents of {part['model']} at {part.get('hook', 'its embedding')}"
     link = quote(os.path.relpath(back, folder).replace(os.sep, "/"))
@@ -122,10 +126,14 @@ def facts(result: Mapping[str, Any], index: Mapping[str, Any], part: Mapping[str
     sae, metrics = result["config"]["sae"], result["metrics"]
     kind = f"{sae['architecture']}, width {sae['width']:,}"
     where = f" in {index['documents']:,} documents" if part.get("corpus") else ""
-    read = f"{index['rows']:,}{where}, {index['held_out']:,} of them held out"
-    scores = {"FVU trained on": "fvu", "FVU held out": "fvu_held_out", "L0 held out": "l0_held_out", "dead": "dead"}
+    held_out = "" if part.get("sae") else f", {index['held_out']:,} of them held out"
+    read = f"{index['rows']:,}{where}{held_out}"
+    judged = "on all rows" if part.get("sae") else "held out"  # one that was given may have been trained on any
+    scores = {"FVU trained on": "fvu", f"FVU {judged}": "fvu_held_out", f"L0 {judged}": "l0_held_out", "dead": "dead"}
     told = {"SAE": kind, "corpus": str(part.get("corpus") or "the vocabulary"), "rows shown here": read}
     told |= {name: f"{metrics[key]:.3g}" for name, key in scores.items() if metrics.get(key) is not None}
+    if index.get("company_rows", index["rows"]) < index["rows"]:
+        told["on together"] = f"counted over the first {index['company_rows']:,} rows"
     return told | {
         "map": index["map"],
         "logit effects": index["logits"]

@@ -30,13 +30,16 @@ class Audit:
     result: Mapping[str, Any]
     """result.json."""
 
-    def asked(self, run: Path, config: Mapping[str, Any]) -> bool:
+    def asked(self, run: Path, config: Mapping[str, Any], *, started: str) -> bool:
         """Whether its SAE is that of a run: the same folder, the same name or the same weights, at the same hook.
 
-        A folder that is not there any more, as after a move, is the run's if it ends in the run's name and number.
+        A folder that is not there any more, as after a move, is the run's if it ends in the run's name and number. An
+        audit older than the run was of another that had this number before.
         """
         sae, own = str(self.result["config"]["sae"]), run / "sae"
-        if self.result["metrics"]["audit"]["hook"] != config.get("hook"):
+        if self.result["metrics"]["audit"]["hook"] != config.get("hook", "hook_embed"):
+            return False
+        if own.is_dir() and str(self.result.get("started") or "") < started:
             return False
         if own.is_dir() and not Path(sae).is_dir():
             return Path(sae).parts[-3:] == own.absolute().parts[-3:]
@@ -67,16 +70,16 @@ def read_audits(runs: Path) -> list[Audit]:
 
 
 def verdicts(
-    audits: Sequence[Audit], run: Path, config: Mapping[str, Any], beside: Path
+    audits: Sequence[Audit], run: Path, config: Mapping[str, Any], beside: Path, *, started: str = ""
 ) -> tuple[dict[int, dict[str, Any]], list[str]]:
     """The newest verdict on each latent of a run's SAE, and which audits could not be read, with why."""
     found: dict[int, dict[str, Any]] = {}
     left_out = []
     for audit in audits:
         try:
-            if audit.asked(run, config):
+            if audit.asked(run, config, started=started):
                 found |= audit.verdicts(beside)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
             left_out.append(f"{audit.folder}: made by another version or damaged ({type(error).__name__}: {error})")
     return found, left_out
 

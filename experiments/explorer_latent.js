@@ -68,6 +68,8 @@ function nearSection(page) {
 }
 
 function show(latent, page, evidence) {
+  const held = document.activeElement;
+  const inside = at("page").contains(held), again = inside && held.classList.contains("step") ? held.getAttribute("aria-label") : null;
   const step = (label, sign, by) => {
     const button = make("button", { class: "step", "aria-label": label, title: label }, sign);
     button.addEventListener("click", () => go(beside(by)));
@@ -80,4 +82,6 @@ function show(latent, page, evidence) {
   at("page").replaceChildren(head, facts(latent), make("div", { class: "columns" }, make("div", {}, contextSection(latent, page),
     logitSection(page), evidenceSection(evidence)), make("div", {}, histogram(latent, page), mapSection(latent), nearSection(page))));
   at("page").scrollTop = 0;
+  // What had the keyboard's focus is gone with the page before.
+  if (inside) (again ? at("page").querySelector(`[aria-label="${again}"]`) : at("page")).focus({ preventScroll: true });
 }

@@ -246,7 +246,7 @@ def _save(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(text, "utf-8")
+        temporary.write_text(text, "utf-8", "replace")  # half a surrogate pair, as names of files have, is no UTF-8
         temporary.replace(path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error

@@ -5,7 +5,9 @@ import math
 from contextlib import suppress
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -69,6 +71,11 @@ def test_the_limits_that_are_allowed_are_allowed():
     assert SAEConfig(architecture="l1", k=99, width=8).width == 8
     assert EmbeddingConfig(held_out=0).held_out == 0
     assert RunConfig(seed=2**31 - 1).seed == 2**31 - 1
+
+
+def test_scalars_of_numpy_and_torch_are_numbers():
+    given = SAEConfig(width=np.int64(8), k=np.float32(2), tied=np.bool_(True), lr=torch.tensor(0.5))
+    assert (given.width, given.k, given.tied, float(given.lr)) == (8, 2, True, 0.5)
 
 
 def test_a_wrong_choice_is_answered_with_the_nearest():

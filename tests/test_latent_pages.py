@@ -13,7 +13,7 @@ from toolkit.corpora import documents
 from toolkit.language import load_embedding, load_model
 from toolkit.latent_events import BARS, nearest_by_company, nearest_by_direction, read_events
 from toolkit.latent_logits import logit_effects, writes_to_stream
-from toolkit.latent_pages import Text, write_latents
+from toolkit.latent_pages import Text, Vocabulary, write_latents
 from toolkit.sae import SAE, SAEConfig, load_sae
 
 WORDS = ["the", " cat", " sat", "\n", "</script>", " mat", "\u202eb", "on"]
@@ -108,6 +108,32 @@ def test_contexts_are_those_of_a_loop(drawn, written, text):
         first = list(dict.fromkeys(WORDS[text.tokens[row]] for row in order[:10]))
         assert written[0]["tokens"][latent] == first[:6]
     assert written[1][7]["contexts"] == []
+
+
+def test_latents_that_are_all_dead_have_pages(text, tmp_path):
+    sae = sae_of(torch.eye(4), torch.eye(4), torch.full((4,), -1000.0))
+    write_latents(tmp_path / "latents", sae, [torch.randn(400, 4)], text, Words(), None, seed=0)
+    pages = json.loads((tmp_path / "latents" / "chunk-000.json").read_text())
+    assert [one["contexts"] for one in pages] == [[]] * 4
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_what_leaving_a_latent_out_costs_is_not_told_of_decoders_that_scale_each_row(scaled, drawn, monkeypatch):
+    sae, x, _ = drawn
+    decode, lengths = SAE.decode, torch.linspace(1, 3, len(x))[None, :, None]
+    monkeypatch.setattr(SAE, "decode", lambda sae, code: decode(sae, code) * (lengths if scaled else 1.0) + 0.5)
+    fvu = read_events(sae, [x]).fvu
+    assert np.isnan(fvu).all() if scaled else np.isfinite(fvu).all()
+
+
+def test_tokens_that_decode_to_less_than_they_are_keep_their_names():
+    class Pieces:
+        names, texts = ["\u2581the", "the", "\u00e2\u0122", "\u00e2\u0125"], ["the", "the", "\ufffd", "\ufffd"]
+        __len__ = lambda self: 4  # noqa: E731
+        decode = lambda self, ids: self.texts[ids[0]]  # noqa: E731
+        convert_ids_to_tokens = lambda self, number: self.names[number]  # noqa: E731
+
+    assert Vocabulary(Pieces())(range(4)) == [" the", "the", "\u00e2\u0122", "\u00e2\u0125"]
 
 
 def test_histograms_are_those_of_a_loop(drawn, written):
@@ -232,7 +258,7 @@ def test_a_fit_to_an_embedding_keeps_the_tokens_of_each_latent(embedding_run, ti
     for latent, page in enumerate(pages):
         order = latents[:, latent].argsort(descending=True, stable=True)[: len(page["contexts"])].tolist()
         assert [one["document"] for one in page["contexts"]] == order
-        assert [one["tokens"] for one in page["contexts"]] == [[embedding.tokenizer.decode([row])] for row in order]
+        assert [one["tokens"] for one in page["contexts"]] == [Vocabulary(embedding.tokenizer)([row]) for row in order]
         assert page["logits"] is None
     assert sum(index["columns"]["l0_share"]) == pytest.approx(1, abs=1e-3)
 
@@ -252,13 +278,21 @@ def test_a_fit_to_activations_keeps_contexts_and_logit_effects(fit, tiny_model, 
     assert (index["rows"], index["documents"]) == (len(latents), 8)
     assert 0 < index["held_out"] < len(latents)
     np.testing.assert_allclose(index["columns"]["density"], (latents > 0).float().mean(0), rtol=1e-3)
-    effects = logit_effects(model, sae.W_dec[0], 10)
+    effects, vocabulary = logit_effects(model, sae.W_dec[0], 10), Vocabulary(model.tokenizer)
     for latent, page in enumerate(pages):
-        assert [text for text, _ in page["logits"]["raised"]] == [
-            model.tokenizer.decode([token]) for token in effects.raised[latent].tolist()
-        ]
+        assert [text for text, _ in page["logits"]["raised"]] == vocabulary(effects.raised[latent].tolist())
         for one in page["contexts"]:
             row = np.flatnonzero((found.documents == one["document"]) & (found.positions == one["position"])).item()
             assert one["values"][one["at"]] == pytest.approx(float(latents[row, latent]), rel=6e-3)
-            assert one["tokens"][one["at"]] == model.tokenizer.decode([found.tokens[row]])
+            assert one["tokens"][one["at"]] == vocabulary([int(found.tokens[row])])[0]
     assert sum(len(page["contexts"]) for page in pages) > 0
+
+
+def test_a_checkpoint_of_an_embedding_is_the_one_that_is_fitted(fit, run_main, tmp_path):
+    sizes = ("--target", "embedding", "--width", 16, "--k", 2, "--steps", 5, "--batch", 64, "--quiet")
+    first = fit(*sizes, "--revision", "step_0", "--out", tmp_path / "first")
+    scale = json.loads((first / "result.json").read_text())["metrics"]
+    last = json.loads((fit(*sizes, "--out", tmp_path / "last") / "result.json").read_text())["metrics"]
+    assert scale["fvu"] != last["fvu"]
+    ended = run_main(*sizes, "--revision", "step_9", "--out", tmp_path / "none")
+    assert (ended.code, ended.err.count("\n")) == (2, 1)

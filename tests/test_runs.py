@@ -4,11 +4,13 @@ import json
 import math
 import os
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -178,6 +180,21 @@ def test_a_failed_write_of_json_leaves_no_file_and_keeps_the_old_one(tmp_path, v
         write_json(tmp_path / "a.json", value)
     assert json.loads((tmp_path / "a.json").read_text()) == {"kept": True}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_numbers_of_numpy_and_torch_are_json_too(tmp_path):
+    write_json(tmp_path / "a.json", {"seed": np.int64(3), "rate": np.float32(0.5), "on": torch.tensor(2)})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"seed": 3, "rate": 0.5, "on": 2}
+
+
+def test_a_refused_resume_lets_go_of_the_folder(tmp_path):
+    opened(tmp_path).lock.release()
+    with pytest.raises(UserError, match="another configuration") as refused:
+        opened(tmp_path, resume=True, config={**CONFIG, "seed": 4})
+    folder = tmp_path / "fit" / ".001.unfinished"
+    program = f"from pathlib import Path\nfrom toolkit.folder_lock import take\ntake(Path({str(folder)!r}))"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+    assert refused.value is not None  # the traceback is alive until here
 
 
 def test_plain_values_are_json_whatever_is_nested_in_them():

@@ -7,6 +7,7 @@ comes out the same to the last byte on the same machine. One process at a time w
 until the first is done or dead, and reads what it finds.
 """
 
+import errno
 import json
 import logging
 import os
@@ -132,8 +133,9 @@ class ActivationCache:
         for hook in {hook for hook, _ in claimed}:
             width = next(w for (h, _), (w, _) in claimed.items() if h == hook)
             whole = self.file(hook).is_file() and _starts_right(self.file(hook), self.counted.rows, width)
-            self._create(hook, width)
+            self.widths[hook] = width
             if not whole:
+                self._create(hook, width)
                 _LOG.warning("cache %s is damaged: %s has a wrong length or header", self.folder, self.file(hook).name)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             found = pool.map(lambda one: self._sum(one[0][0], one[0][1], one[1][0]), claimed.items())
@@ -182,7 +184,12 @@ def open_cache(
 
 def _alone(folder: Path) -> FolderLock | None:
     """The folder's lock, as soon as it can be had."""
-    held = lock(folder)
+    try:
+        held = lock(folder)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        return None  # to be read only: that a block is missing is told where it would be written
     if held is None:
         _LOG.warning("cache %s is being written by another command: waiting for it", folder)
         held = lock(folder, wait=True)

@@ -116,10 +116,13 @@ def write_pages(
 def rows_shown(
     stream: Stream, documents: Int[np.ndarray, " all_rows"], most: int, *, seed: int
 ) -> Int[np.ndarray, " some"]:
-    """Rows of whole documents, those held out first and all in random order, until there are enough, as they stand."""
+    """Rows of documents, those held out first and all in random order, until there are enough, as they stand."""
     others = np.setdiff1d(documents, stream.judged)
-    order = [*stream.judged.tolist(), *np.random.default_rng([seed, 6]).permutation(others).tolist()]
-    spans = [np.arange(*np.searchsorted(documents, [document, document + 1])) for document in order]
+    order = np.concatenate([stream.judged, np.random.default_rng([seed, 6]).permutation(others)])
+    order = order.astype(documents.dtype)  # of another type, all documents would be copied for the search
+    first, last = np.searchsorted(documents, order), np.searchsorted(documents, order, side="right")
+    needed = int(np.searchsorted((last - first).cumsum(), most)) + 1
+    spans = [np.arange(*span) for span in zip(first[:needed].tolist(), last[:needed].tolist(), strict=True)]
     return np.sort(np.concatenate(spans)[:most])
 
 

@@ -1,12 +1,12 @@
 """Tensors kept for going on after an interruption: replaced whole, under a checksum."""
 
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ def save_sealed(tensors: Mapping[str, Tensor], path: Path) -> None:
     from safetensors.torch import save_file
 
     kept = {name: value.detach().contiguous().cpu() for name, value in tensors.items()}
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary = path.with_suffix(f".{uuid4().hex}.tmp")
     try:
         save_file(kept, temporary, {_CHECKSUM: _digest(kept)})
         temporary.replace(path)

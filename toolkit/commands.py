@@ -29,8 +29,8 @@ def exit_code(action: Callable[[], int], *, less: str, kept: str) -> int:
     try:
         return action()
     except UserError as error:
-        # Of torchrun's processes the first one speaks.
-        if os.environ.get("RANK", "0") == "0":
+        # Of torchrun's processes the first one of each machine speaks.
+        if "0" in (os.environ.get("RANK", "0"), os.environ.get("LOCAL_RANK")):
             print(f"error: {error}", file=sys.stderr)
         return 2
     except MemoryError as error:

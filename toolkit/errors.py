@@ -86,6 +86,8 @@ def _shown(value: Any) -> str:
 
 
 def _fits(value: Any, annotation: Any) -> bool:
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # a scalar of numpy or torch
+        value = value.item()
     origin, args = get_origin(annotation), get_args(annotation)
     if annotation in (int, float) and isinstance(value, Integral):
         return not isinstance(value, bool) and -(2**63) <= int(value) < 2**63  # what arrays hold

@@ -20,7 +20,7 @@ from toolkit.errors import require
 from toolkit.forward import check_hooks
 from toolkit.language import LanguageModel, load_model
 from toolkit.logbook import logged
-from toolkit.processes import first_alone, joined_processes, rank
+from toolkit.processes import first_alone, joined_processes, rank, world
 from toolkit.runs import Run, open_run, write_json, writing
 from toolkit.sae import SAE, LoadedSAE, fit_sae, load_sae
 from toolkit.sae_training import check_shares
@@ -129,7 +129,8 @@ def _recorded(
     sae = {"architecture": given.architecture, "width": given.W_dec.shape[1]} if given else to_dict(config)
     rows = {"hook": hook, "processing": sorted(done), "content": found.cache.folder.name}
     parts = {"activations": {**kept, **rows}, "sae": sae}
-    return {"target": "activations", **parts, "seed": run.seed, "device": resolve(run.device)}
+    shared = {"processes": world()} if world() > 1 else {}
+    return {"target": "activations", **parts, "seed": run.seed, "device": resolve(run.device), **shared}
 
 
 def prepare(found: Activations, hook: str, held_out: float, *, seed: int) -> Stream:

@@ -74,7 +74,7 @@ def fit(settings: dict[str, Any]) -> None:
     """Load, train, measure, print and write the run folder."""
     options, config, run = (settings[key] for key in ("embedding", "sae", "run"))
     device = resolve(run.device)
-    embedding = load_embedding(options.model)
+    embedding = load_embedding(options.model, options.revision)
     rows = prepare(embedding, options, seed=run.seed)
     parts = {"embedding": to_dict(options), "sae": to_dict(config)}
     recorded = {"target": "embedding", **parts, "seed": run.seed, "device": device}

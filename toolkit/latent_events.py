@@ -44,7 +44,8 @@ class Events:
     @property
     def sums(self) -> Float[np.ndarray, " latents"]:
         """Each latent's values summed, in double precision."""
-        return np.bincount(self.by_row.indices, self.by_row.data, minlength=self.by_row.shape[1])
+        found = np.bincount(self.by_row.indices, self.by_row.data, minlength=self.by_row.shape[1])
+        return found.astype(np.float64)  # numpy counts where there is nothing to add up
 
     @cached_property
     def highest(self) -> Float[np.ndarray, " latents"]:
@@ -66,6 +67,8 @@ class Events:
 
     def at(self, rows: Int[np.ndarray, "..."], latents: Int[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         """Values of latents on rows, both of one shape; 0 where off."""
+        if not rows.size:  # scipy answers with a sparse array
+            return np.zeros(rows.shape, np.float32)
         return np.asarray(self.by_row[rows.ravel(), latents.ravel()]).reshape(rows.shape)
 
     def histograms(self) -> Int[np.ndarray, "latents bars"]:
@@ -81,7 +84,8 @@ def read_events(sae: SAE | LoadedSAE, x: Iterable[Float[Tensor, "_ d"]]) -> Even
     """One pass of an SAE of one instance over rows that come in pieces.
 
     What leaving out a latent costs is exact where the decoder is affine in its latents: the sum over rows of
-    |e + a w|² - |e|², with e the error, a the latent and w its decoder row.
+    |e + a w|² - |e|², with e the error, a the latent and w its decoder row. It is NaN where the decoder is not, as in
+    SAEs that bring each row back to a scale of its own.
     """
     device, decoder = sae.W_dec.device, sae.W_dec[0].float()
     at_once = max(1, min(CHUNK, _ELEMENTS // len(decoder)))
@@ -91,6 +95,8 @@ def read_events(sae: SAE | LoadedSAE, x: Iterable[Float[Tensor, "_ d"]]) -> Even
         code = sae.encode(chunk[None])[0]
         rebuilt = sae.decode(code[None])[0]
         explained.add(chunk.cpu(), rebuilt.cpu())
+        if len(counts) == 1 and not _affine(code, rebuilt, decoder):
+            gain.fill_(torch.nan)
         crossed = (code.mT @ (chunk - rebuilt) * decoder).sum(1)
         gain += (2 * crossed + code.square().sum(0) * decoder.square().sum(1)).double().cpu()
         on = code > 0
@@ -101,6 +107,14 @@ def read_events(sae: SAE | LoadedSAE, x: Iterable[Float[Tensor, "_ d"]]) -> Even
     table = (np.concatenate(values), np.concatenate(latents), pointer.astype(np.int32))
     variance = explained.variance if explained.variance > 0 else float("nan")
     return Events(csr_array(table, shape=(len(pointer) - 1, len(decoder))), (gain / variance).numpy())
+
+
+def _affine(
+    code: Float[Tensor, "rows latents"], rebuilt: Float[Tensor, "rows d"], decoder: Float[Tensor, "latents d"]
+) -> bool:
+    """Whether what the decoder adds to its rows' sum is the same on every row."""
+    bias = rebuilt - code @ decoder
+    return bool((bias - bias[:1]).abs().max() <= 1e-3 * rebuilt.abs().max())
 
 
 @dataclass(frozen=True)
@@ -129,9 +143,7 @@ def nearest_by_company(events: Events, count: int) -> Near:
 
     It is found over the first rows only where latents on together are more than a hundred million pairs.
     """
-    pairs = np.square(np.diff(events.by_row.indptr).astype(np.int64)).cumsum()
-    first = max(1, int(np.searchsorted(pairs, _PAIRS, side="right")))
-    table = events.by_row[:first].astype(bool).astype(np.float32)
+    table = events.by_row[: company_rows(events)].astype(bool).astype(np.float32)
     by_latent, each = csc_array(table), torch.from_numpy(np.asarray(table.sum(0)))
 
     def jaccard(some: slice) -> Tensor:
@@ -140,6 +152,12 @@ def nearest_by_company(events: Events, count: int) -> Near:
 
     width = table.shape[1]
     return _nearest(((some, jaccard(some)) for some in _blocks(width)), width, count)
+
+
+def company_rows(events: Events) -> int:
+    """How many of the first rows `nearest_by_company` counts over."""
+    pairs = np.square(np.diff(events.by_row.indptr).astype(np.int64)).cumsum()
+    return max(1, int(np.searchsorted(pairs, _PAIRS, side="right")))
 
 
 def _blocks(width: int) -> list[slice]:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from toolkit.latent_events import Events, nearest_by_company, nearest_by_direction, read_events
+from toolkit.latent_events import Events, company_rows, nearest_by_company, nearest_by_direction, read_events
 from toolkit.latent_logits import STATED, LogitEffects
 from toolkit.maps import umap_plane
 from toolkit.sae import SAE, LoadedSAE
@@ -69,7 +69,12 @@ class Vocabulary:
     def _text(self, number: int) -> str:
         if self._tokenizer is None or number >= len(self._tokenizer):
             return f"#{number}"
-        return str(self._tokenizer.decode([number]))
+        text, pieces = str(self._tokenizer.decode([number])), getattr(self._tokenizer, "convert_ids_to_tokens", None)
+        piece = pieces(number) if pieces else None
+        if isinstance(piece, str) and "\ufffd" in text:
+            return piece  # part of a character: its name in the vocabulary, which is its own
+        stripped = isinstance(piece, str) and piece.startswith("\u2581") and not text.startswith(" ")
+        return " " + text if stripped else text
 
 
 def write_latents(
@@ -115,7 +120,7 @@ def write_latents(
     columns = {**_columns(events, effects), "cosine": direction.values[:, 0], "x": plane[:, 0], "y": plane[:, 1]}
     raised = [] if effects is None else [vocabulary(some) for some in effects.raised[:, :_SHOWN].tolist()]
     told = {"format": FORMAT, "width": width, "per_chunk": PER_CHUNK, "map": drawn}
-    told |= {"rows": len(text.tokens), "held_out": int(text.held_out.sum())}
+    told |= {"rows": len(text.tokens), "held_out": int(text.held_out.sum()), "company_rows": company_rows(events)}
     told |= {"documents": len(np.unique(text.documents)), "logits": STATED if effects is not None else ""}
     _save(folder / INDEX, {**told, "columns": {k: _digits(v) for k, v in columns.items()}, "tokens": shown,
                            "raised": raised})  # fmt: skip

@@ -52,7 +52,8 @@ def card(record: dict[str, Any]) -> str:
         f"tenth, weight decay {size['weight_decay']:g} on matrices, gradient norm at most 1, batches of "
         f"{size['batch']} sequences of {size['context']} tokens, embedding "
         f"{'frozen at random' if size['freeze_embedding'] == 'random' else 'trained'}, seed {record['seed']}. "
-        f"{record['seconds']:,.0f} seconds on {record['hardware']['name']} ({record['hardware']['device']}, "
+        f"{record['seconds']:,.0f} seconds (since the last --resume, if any) on "
+        f"{record['hardware']['name']} ({record['hardware']['device']}, "
         f"processes: {record['hardware']['processes']}, threads in each: {record['hardware']['threads']}).",
         "",
         "Whole models at earlier steps: `checkpoints/step_N`; embeddings at the other checkpoints: "

@@ -75,8 +75,11 @@ class ModelFolder:
         (self.path / "README.md").write_text(card, encoding="utf-8")
         self.path.rename(self.done)
         # Only now: a training killed before it has its name goes on from them.
-        for path in (*(self.done / "checkpoints").glob("step_*.safetensors"), *map(self.done.joinpath, _SCRATCH)):
+        alone_or_cut = (*(self.done / "checkpoints").glob("step_*.safetensors"), *self.done.glob("checkpoint_*.tmp"))
+        for path in (*alone_or_cut, *map(self.done.joinpath, _SCRATCH)):
             path.unlink(missing_ok=True)
+        for cut in self.done.glob(".tokenizer-*"):
+            shutil.rmtree(cut, ignore_errors=True)
         if self.lock is not None:
             self.lock.release()
         return self.done

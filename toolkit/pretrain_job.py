@@ -20,7 +20,7 @@ from toolkit.pretrain_config import PretrainConfig, PretrainRun, log_grid, sprea
 from toolkit.pretrain_data import TokenData, read_tokens, tokenizer_from, total_steps
 from toolkit.pretrain_folder import ModelFolder, load_start, open_folder, refuse_existing, unfinished
 from toolkit.pretraining import Pretrained, pretrain, randomise_rows, validation_loss
-from toolkit.processes import joined_processes, rank, world
+from toolkit.processes import anywhere, joined_processes, rank, world
 from toolkit.runs import commit, versions, writing
 from toolkit.token_baselines import baselines
 
@@ -71,7 +71,8 @@ def _check_alike(data: TokenData) -> None:
         mine = torch.tensor([int(data.fingerprint[:15], 16)])
         first = mine.to("cuda" if dist.get_backend() == "nccl" else "cpu")
         dist.broadcast(first, src=0)
-        require(bool(first.cpu() == mine), "the processes read different text: give all of them the same corpora")
+        apart = anywhere(first != mine.to(first.device))  # all of them say so, and the first is heard
+        require(not bool(apart), "the processes read different text: give all of them the same corpora")
 
 
 def sized(config: PretrainConfig, model: Any) -> PretrainConfig:

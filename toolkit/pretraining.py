@@ -125,6 +125,7 @@ def pretrain(
         training.restore(saved)
         if progress:
             progress(training.done)
+    _check_shared(training.done, device)
     told = training.done
     while training.measure(keep, watch) and training.done < training.steps:
         training.step()
@@ -168,6 +169,15 @@ class _Loss(nn.Module):
         hidden = self.model.transformer(input_ids=tokens[:, :-1], use_cache=False).last_hidden_state
         # (batch, t, d) -> (batch * t, d)
         return token_loss(hidden.flatten(0, 1), self.model.lm_head.weight, tokens[:, 1:].flatten())
+
+
+def _check_shared(done: int, device: str) -> None:
+    """Every process must have taken up the same checkpoint."""
+    reached = summed(torch.tensor([float(done)]), device)
+    require(
+        float(reached) == world() * done,
+        "the processes found different checkpoints: --out must be a folder that all of them share",
+    )
 
 
 class _Training:

@@ -156,15 +156,15 @@ def _reopened(folder: Path, name: str, config: dict[str, Any]) -> Run:
         raise
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}; choose another folder with --out") from error
-    try:
-        saved = json.loads((folder / "run.json").read_text())
-        before, started = dict(saved["config"]), float(saved["started"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"cannot resume {folder}: its run.json is missing or damaged; delete the folder") from error
-    changed = differing(before, config)
-    if changed:
-        raise UserError(f"cannot resume {folder} with another configuration: {'; '.join(changed)}")
-    return Run(name, folder, config, started, held)
+    with let_go_on_failure(folder):
+        try:
+            saved = json.loads((folder / "run.json").read_text())
+            before, started = dict(saved["config"]), float(saved["started"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError(f"cannot resume {folder}: its run.json is missing or damaged; delete the folder") from error
+        if changed := differing(before, config):
+            raise UserError(f"cannot resume {folder} with another configuration: {'; '.join(changed)}")
+        return Run(name, folder, config, started, held)
 
 
 def _number(folder: Path) -> str:
@@ -210,13 +210,20 @@ def _numbered(begun: Path, parent: Path) -> Path:
 
 def write_json(path: Path, value: Any) -> None:
     """Write strict JSON to a temporary name and rename it."""
-    text = json.dumps(value, indent=2, allow_nan=False)
+    text = json.dumps(value, indent=2, allow_nan=False, default=_scalar)
     temporary = path.with_suffix(".tmp")
     with temporary.open("w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def _scalar(value: Any) -> Any:
+    """A number of numpy or torch as Python's."""
+    if getattr(value, "ndim", None) == 0:
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is no JSON value")
 
 
 def plain(value: Any) -> Any:
