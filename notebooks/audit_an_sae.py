@@ -104,7 +104,8 @@ print(f"{len(train):,} rows to train on, {len(held_out):,} held out; L0 {l0(late
 # * **An SAE before its first step**: random directions, the same architecture; a scalar brings it to the rows' scale.
 # * **Eight principal components**: as many numbers a row, and no choice among directions.
 # * **Gaussian rows of the same covariance**, with an SAE of their own, trained alike. This is the one that bites: it
-#   shows how much of the score any cloud of this shape gives. Only the distance below it speaks for sparse structure.
+#   shows how much of the score any cloud of this shape gives. Only the distance below it *can* speak for sparse
+#   structure; clusters and heavy tails make one too.
 
 # %%
 start = at_start(sae, CONFIG.width, seed=SEED)
@@ -153,8 +154,8 @@ for latent in shown:
 # %% [markdown]
 # How meaningful is meaningful? Here is a crude measure, the share of a direction's ten top rows that have the commonest
 # token among them, and its control: directions drawn from the covariance of the activations. They have favourite tokens
-# too, and some of them look monosemantic. The distance between the histograms is what training an SAE has added, a
-# single list shows nothing.
+# too, and some of them look monosemantic. The distance between the histograms is what the SAE has beyond such
+# directions, its encoder and its TopK included; a single list shows nothing.
 
 # %%
 tokens = np.asarray(found.tokens)[is_held]
@@ -205,7 +206,8 @@ ax.set(xlabel="cross-entropy, nats a token", xlim=(0, max(losses.values()) * 1.1
 fig.tight_layout()
 plt.show()
 print(
-    f"loss recovered: {spliced.recovered_zero:.0%} of zero ablation's, {spliced.recovered_mean:.0%} of mean ablation's"
+    f"loss recovered: {spliced.recovered_zero:.0%} of zero ablation's, {spliced.recovered_mean:.0%} of mean ablation's;"
+    f" the SAE before its first step: {untrained.recovered_mean:.0%} of mean ablation's"
 )
 
 # %% [markdown]

@@ -103,7 +103,8 @@ plt.show()
 # Two features, one dimension. The second has another importance than the first, and both are on with density $p$. Does
 # the second feature get the dimension, go without, or share it? Each cell below is the best of six small models,
 # trained on the expected loss itself, without samples. The line is theory: where the losses of the solutions, in closed
-# form, cross. Superposition sets in at a boundary, not gradually.
+# form, cross. Where a cell falls is as theory says. That the change is abrupt is theory's claim too (two solutions'
+# losses cross); a map of three classes cannot show it.
 
 # %%
 importances, densities = np.geomspace(0.1, 10, 13), np.geomspace(0.01, 1, 13)
