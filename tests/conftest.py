@@ -301,6 +301,19 @@ def run_main(capfd):
 
 
 @pytest.fixture(scope="module")
+def dask_cluster():
+    """A Dask cluster of two processes on this machine."""
+    distributed = pytest.importorskip("distributed", reason="needs the extra 'cluster'")
+    import dask
+
+    # What is set for its workers, one thread each, stays in this process's environment, where commands would find it.
+    nothing_set = dask.config.set({"distributed.nanny.pre-spawn-environ": {}})
+    size = {"n_workers": 2, "threads_per_worker": 1, "processes": True}
+    with nothing_set, distributed.LocalCluster(**size, host="127.0.0.1", dashboard_address=None) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
 def browser():
     """Headless Chromium."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")

@@ -1,5 +1,7 @@
 """Sweeps: the same numbers anywhere, finished cells kept, a worker that dies, a cluster."""
 
+import os
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from toolkit.errors import UserError
 from toolkit.sweep import sweep
 
 CELLS = [{"x": x} for x in range(5)]
+BEFORE = os.environ.get("OMP_NUM_THREADS")
 
 
 def numbers(found):
@@ -17,15 +20,6 @@ def numbers(found):
 @pytest.fixture(scope="module")
 def serial(tmp_path_factory):
     return numbers(sweep(squares, None, CELLS, seed=3, folder=tmp_path_factory.mktemp("serial")))
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    distributed = pytest.importorskip("distributed", reason="needs the extra 'cluster'")
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None
-    ) as started:
-        yield started
 
 
 def test_cells_come_back_in_order(serial):
@@ -38,25 +32,25 @@ def test_two_processes_give_the_numbers_of_one(serial, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_cluster_gives_the_numbers_of_one_process(serial, cluster, tmp_path):
-    found = sweep(squares, None, CELLS, seed=3, folder=tmp_path, cluster=cluster.scheduler_address)
+def test_a_cluster_gives_the_numbers_of_one_process(serial, dask_cluster, tmp_path):
+    found = sweep(squares, None, CELLS, seed=3, folder=tmp_path, cluster=dask_cluster.scheduler_address)
     assert numbers(found) == serial
 
 
 @pytest.mark.slow
-def test_a_worker_of_the_cluster_that_is_killed_changes_nothing(serial, cluster, tmp_path):
+def test_a_worker_of_the_cluster_that_is_killed_changes_nothing(serial, dask_cluster, tmp_path):
     cells = [{"x": x, "spared": str(tmp_path / "spared")} for x in range(5)]
-    found = sweep(killed_once, 2, cells, seed=3, folder=tmp_path, cluster=cluster.scheduler_address)
+    found = sweep(killed_once, 2, cells, seed=3, folder=tmp_path, cluster=dask_cluster.scheduler_address)
     assert (tmp_path / "spared").exists()
     assert numbers(found) == serial
 
 
 @pytest.mark.slow
-def test_a_cell_that_kills_every_worker_of_the_cluster_is_one_line_and_loses_no_finished_cell(cluster, tmp_path):
+def test_a_cell_that_kills_every_worker_of_the_cluster_is_one_line_and_loses_no_finished_cell(dask_cluster, tmp_path):
     spared, trace = tmp_path / "spared", tmp_path / "trace"
     cells = [{"x": x, "spared": str(spared), "trace": str(trace)} for x in range(3)]
     with pytest.raises(UserError, match="killed its workers"):
-        sweep(mortal, 2, cells, seed=0, folder=tmp_path, cluster=cluster.scheduler_address)
+        sweep(mortal, 2, cells, seed=0, folder=tmp_path, cluster=dask_cluster.scheduler_address)
     assert len(list(tmp_path.glob("checkpoint_cell_*.safetensors"))) == 2
     spared.touch()
     trace.unlink()
@@ -109,3 +103,8 @@ def test_an_absent_scheduler_is_one_line(tmp_path):
 def test_a_mistake_in_the_program_keeps_its_traceback(workers, tmp_path):
     with pytest.raises(ZeroDivisionError, match="cell"):
         sweep(failing, None, CELLS, seed=0, folder=tmp_path, workers=workers)
+
+
+def test_a_cluster_leaves_no_number_of_threads_behind(dask_cluster):
+    assert dask_cluster.scheduler_info["workers"]
+    assert os.environ.get("OMP_NUM_THREADS") == BEFORE
