@@ -184,6 +184,30 @@ def test_an_audit_is_matched_by_folder_by_name_or_by_weights(tmp_path):
     assert fresh("no release", "gpt2-small:layer-3", given="gpt2-small:layer-2") == {}
 
 
+@pytest.mark.parametrize(("begun", "told"), [("2026-02-01", {}), ("2025-12-01", {"2": "model"})])
+def test_an_audit_older_than_the_run_was_of_another_that_had_its_number(begun, told, tmp_path):
+    run = plant(tmp_path, 10)
+    audited(tmp_path, run / "sae", latents=(2,), started="2026-01-01")
+    result = json.loads((run / "result.json").read_text()) | {"started": begun}
+    (run / "result.json").write_text(json.dumps(result))
+    assert verdicts_of(tmp_path)[0] == told
+
+
+def test_one_run_that_cannot_be_read_costs_only_its_own_explorer(tmp_path, monkeypatch):
+    run, whole = plant(tmp_path, 10), plant(tmp_path, 10, "002")
+    written = explorer._written
+
+    def refused(folder, *rest):
+        if folder == run:
+            raise PermissionError(13, "Permission denied", str(folder))
+        return written(folder, *rest)
+
+    monkeypatch.setattr(explorer, "_written", refused)
+    found, left_out = explorer.write_explorers(tmp_path, tmp_path / "report.html")
+    assert [one.page.parent.parent for one in found] == [whole]
+    assert left_out == [f"{run}: no explorer, {run}: Permission denied"]
+
+
 def test_the_newest_audit_of_a_latent_counts_and_a_damaged_one_is_named(tmp_path):
     run = plant(tmp_path, 10)
     audited(tmp_path, run / "sae", "001", latents=(2, 4), started="2026-03-01", verdicts=("unread", "unread"))
