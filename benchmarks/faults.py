@@ -50,7 +50,7 @@ from toolkit.language import load_model
 hooks = [f"blocks.{i}.hook_resid_post" for i in range(4)]
 harvest(load_model(), documents(sys.argv[1]), hooks, batch=512, context=64, cache=Path(sys.argv[2]))
 """
-UNEQUAL = ("seconds", "started", "versions", "commit", "dirty")
+UNEQUAL = ("seconds", "resumed", "started", "versions", "commit", "dirty")
 """What result.json and training.json say of a run beside its numbers."""
 
 

@@ -95,6 +95,7 @@ def test_the_record_says_how_it_was_made(model, result_of):
     card = (model / "README.md").read_text()
     for shown in ("stories.txt | CC0", f"{record['final']['nats']:.4f}", f"{record['baselines']['bigram']:.4f}"):
         assert shown in card
+    assert "--resume" not in card
 
 
 def test_nothing_in_it_tells_of_this_machine(model, text):
@@ -205,6 +206,7 @@ def test_a_full_disk_is_one_line_and_can_be_resumed(pretrain, text, tmp_path, mo
     code, _, err = pretrain(*words, "--resume", "--lr", 0.02)
     assert "model.lr: 0.01 -> 0.02" in err
     assert pretrain(*words, "--resume")[0] == 0
+    assert "seconds since the last --resume on" in (tmp_path / "full" / "README.md").read_text()
     same_tensors(model, tmp_path / "full")
 
 

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
 
 TRAIN = """
 import sys, torch
+from pathlib import Path
 from safetensors.torch import save_file
 from toolkit.configs import SAEConfig
 from toolkit.processes import joined_processes, rank
@@ -27,6 +28,8 @@ x = torch.randn(512, 12, generator=torch.Generator().manual_seed(0)).relu()
 with joined_processes("cpu"):
     sae = fit_sae(x, SAEConfig(width=48, steps=150, batch=64, lr=3e-3, dead_after=20, **settings))
     save_file({**sae.parameters, "history": sae.history}, f"{sys.argv[1]}-{rank()}.safetensors")
+alive = [task.read_text() for task in Path("/proc/self/task").glob("*/comm")]
+assert not [name for name in alive if "gloo" in name], "the group's threads outlive it"
 """
 
 

@@ -52,7 +52,7 @@ def card(record: dict[str, Any]) -> str:
         f"tenth, weight decay {size['weight_decay']:g} on matrices, gradient norm at most 1, batches of "
         f"{size['batch']} sequences of {size['context']} tokens, embedding "
         f"{'frozen at random' if size['freeze_embedding'] == 'random' else 'trained'}, seed {record['seed']}. "
-        f"{record['seconds']:,.0f} seconds (since the last --resume, if any) on "
+        f"{record['seconds']:,.0f} seconds{' since the last --resume' * record.get('resumed', False)} on "
         f"{record['hardware']['name']} ({record['hardware']['device']}, "
         f"processes: {record['hardware']['processes']}, threads in each: {record['hardware']['threads']}).",
         "",

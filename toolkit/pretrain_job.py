@@ -43,7 +43,7 @@ def work(config: PretrainConfig, run: PretrainRun) -> Path | None:
     with joined_processes(device):
         done = Path(run.out)
         refuse_existing(done, resume=run.resume)
-        began = time.monotonic()
+        began, resumed = time.monotonic(), unfinished(done).exists()
         model, tokenizer = load_start(run.start) if run.start else (None, _tokenizer_kept(done, config))
         config = config if model is None else sized(config, model)
         data = read_tokens(run.corpus, config, seed=run.seed, tokenizer=tokenizer)
@@ -59,7 +59,7 @@ def work(config: PretrainConfig, run: PretrainRun) -> Path | None:
         with writing(folder.path):
             _keep_tokenizer(data.tokenizer, folder.path)
             trained, rounded = _train(config, run, data, model, device, folder)
-            record = training_record(config, run, data, trained, rounded, device, time.monotonic() - began)
+            record = training_record(config, run, data, trained, rounded, device, time.monotonic() - began, resumed)
             path = folder.finish(trained.model, record, card(record))
         _report(path, record)
         return path
@@ -100,8 +100,9 @@ def training_record(
     rounded: float,
     device: str,
     seconds: float,
+    resumed: bool,
 ) -> dict[str, Any]:
-    """What training.json holds; `rounded` is the validation loss of the float16 weights."""
+    """What training.json holds; `rounded` is the loss of the float16 weights, `seconds` are those since --resume."""
     simple = baselines(data.train, data.validation, config.vocabulary)
     licences = run.licences or ("not stated",) * len(run.corpus)
     return {
@@ -127,6 +128,7 @@ def training_record(
             "threads": torch.get_num_threads(),
         },
         "seconds": round(seconds, 1),
+        "resumed": resumed,
         "versions": {**versions(), **{name: __import__(name).__version__ for name in ("transformers", "tokenizers")}},
         **commit(),
     }

@@ -1,5 +1,6 @@
 """Several processes at one training, under torchrun: which one this is, how many there are, sums over all."""
 
+import importlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ def joined_processes(device: str) -> Iterator[None]:
     if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
         yield
         return
+    # Its functions' defaults keep the group of the moment it is first imported, which any optimizer does: imported
+    # while there is a group, that group's threads outlive it and may abort the process as it ends.
+    importlib.import_module("torch.distributed.nn")
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
