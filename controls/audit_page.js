@@ -1,19 +1,5 @@
-"use strict";
-
-const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (selector, within = document) => [...within.querySelectorAll(selector)];
-const number = (value) => (value === null ? "–" : String(Number(value.toPrecision(3))));
 const percent = (share) => `${(100 * share).toFixed(2)}%`;
-
-// Texts become text nodes: a name with tags in it stays a name.
-function grown(element, attributes, children) {
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children);
-  return element;
-}
-const make = (tag, attributes, ...children) => grown(document.createElement(tag), attributes, children);
-const mark = (tag, attributes, ...children) =>
-  grown(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 const line = (kind, x1, x2, y1, y2) =>
   mark("line", { class: kind, x1: percent(x1), x2: percent(x2), y1, y2 });
 const label = (text, x, y, anchor) => mark("text", { x: percent(x), y, "text-anchor": anchor }, text);

@@ -9,6 +9,7 @@ from typing import Any
 
 from controls.audit_parts import ending, heading, provenance, summary, table, told
 from toolkit.errors import UserError
+from toolkit.page import page
 from toolkit.runs import plain
 
 PAGE = "report.html"
@@ -70,18 +71,10 @@ def html(result: Mapping[str, Any]) -> str:
     """
     files, metrics = resources.files("controls"), result["metrics"]
     audit, finders = metrics["audit"], metrics["finder_controls"]
-    title = escape(f"Audit of {audit['model']} at {audit['hook']}")
-    # In a script element only "<" could end the element early; JSON may spell it out.
-    data = json.dumps(told(metrics), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<link rel="icon" href="data:,"><title>{title}</title>'
-        f"<style>{(files / 'audit_page.css').read_text()}</style></head>"
-        f"<body><main><h1><bdi>{title}</bdi></h1>{heading(audit)}{summary(metrics)}{table(metrics['features'])}"
+    title = f"Audit of {audit['model']} at {audit['hook']}"
+    body = (
+        f"<main><h1><bdi>{escape(title)}</bdi></h1>{heading(audit)}{summary(metrics)}{table(metrics['features'])}"
         f"{ending(audit, finders)}{provenance(result)}</main>"
-        f'<script type="application/json" id="data">{data}</script>'
-        f"<script>{(files / 'audit_page.js').read_text()}</script></body></html>\n"
     )
+    style, script = ((files / name).read_text("utf-8") for name in ("audit_page.css", "audit_page.js"))
+    return page(title, body, told(metrics), style=style, script=script)

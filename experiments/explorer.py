@@ -4,9 +4,7 @@ It is written into the run's folder: explorer/index.html holds the list, explore
 They are scripts because a page that is opened from a disk may not read other files in any other way.
 """
 
-import base64
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -23,6 +21,7 @@ from experiments.explorer_audits import Audit, read_audits, verdicts
 from toolkit.errors import UserError
 from toolkit.latent_pages import FOLDER as LATENTS
 from toolkit.latent_pages import FORMAT, INDEX
+from toolkit.page import page, script_json
 from toolkit.runs import plain
 
 FOLDER = "explorer"
@@ -87,14 +86,14 @@ def _written(run: Path, audits: Sequence[Audit], back: Path) -> tuple[Explorer, 
     told = {latent: one for latent, one in told.items() if latent < index["width"]}
     title = f"Latents of {part['model']} at {part.get('hook', 'its embedding')}"
     link = quote(os.path.relpath(back, folder).replace(os.sep, "/"))
-    page = html(title, facts(result, index, part), index, told, back=link)
+    text = html(title, facts(result, index, part), index, told, back=link)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         for at, start in enumerate(range(0, index["width"], index["per_chunk"])):
             latents = range(start, min(start + index["per_chunk"], index["width"]))
             _save(temporary / f"chunk-{at:03d}.js", _chunk(run, at, latents, told))
-        _save(temporary / PAGE, page)
+        _save(temporary / PAGE, text)
         shutil.rmtree(folder, ignore_errors=True)
         temporary.replace(folder)
     finally:
@@ -109,7 +108,7 @@ def _chunk(run: Path, at: int, latents: range, told: Mapping[int, Mapping[str, A
     if len(pages) != len(latents):
         raise ValueError(f"{name} holds {len(pages)} latents, not {len(latents)}")
     evidence = {latent: one for latent, one in told.items() if latent in latents}
-    return f"arrived({at},{_script_json(pages)},{_script_json(evidence)});\n"
+    return f"arrived({at},{script_json(pages)},{script_json(evidence)});\n"
 
 
 def _check(index: Mapping[str, Any]) -> None:
@@ -155,8 +154,6 @@ def html(
     """
     files = resources.files("experiments")
     script = "".join((files / name).read_text("utf-8") for name in _SCRIPTS)
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}' 'self' file:; img-src data:"
     names = ("width", "per_chunk", "rows", "map", "logits", "columns", "tokens", "raised")
     data = {name: index[name] for name in names}
     data["alone"] = index["rows"] == index["documents"]  # tokens of a vocabulary, not of a text
@@ -164,20 +161,8 @@ def html(
     rows = "".join(f"<dt>{escape(name)}</dt><dd><bdi>{escape(text)}</bdi></dd>" for name, text in told.items())
     body = (files / "explorer.html").read_text("utf-8")
     body = body.replace("{title}", escape(title)).replace("{facts}", rows).replace("{back}", escape(back))
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<link rel="icon" href="data:,"><title>{escape(title)}</title>'
-        f"<style>{(files / 'explorer.css').read_text('utf-8')}</style></head><body>{body}"
-        f'<script type="application/json" id="data">{_script_json(data)}</script>'
-        f"<script>{script}</script></body></html>\n"
-    )
-
-
-def _script_json(value: Any) -> str:
-    """JSON as it may stand in a script: only "<" could end the element early, and JSON may spell it out."""
-    return json.dumps(plain(value), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    style = (files / "explorer.css").read_text("utf-8")
+    return page(title, body, data, style=style, script=script, beside=True)
 
 
 def _save(path: Path, text: str) -> None:

@@ -1,20 +1,6 @@
-"use strict";
-
-const data = JSON.parse(document.getElementById("data").textContent);
 const at = (id) => document.getElementById(id);
-const number = (value) => (value === null || value === undefined ? "–" : String(Number(value.toPrecision(3))));
 const percent = (share) => (share === null ? "–" : `${number(100 * share)}%`);
 const within = (share) => `${(100 * Math.min(1, Math.max(0, share))).toFixed(2)}%`;
-
-// Texts become text nodes: a token with tags in it stays a token.
-function grown(element, attributes, children) {
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children);
-  return element;
-}
-const make = (tag, attributes, ...children) => grown(document.createElement(tag), attributes, children);
-const mark = (tag, attributes, ...children) =>
-  grown(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 
 // What shows nothing, or moves what stands beside it: controls, direction marks, joiners, halves of pairs, fillers.
 const UNSEEN = /[\p{C}\p{Zl}\p{Zp}\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\u{e0100}-\u{e01ef}]|(?! )\p{Zs}/u;
