@@ -10,6 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from toolkit.configs import SAEConfig
+from toolkit.errors import UserError
+from toolkit.sae_training import check_shares
+
 ROOT = Path(__file__).parents[1]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
@@ -54,6 +58,8 @@ def trained(program, out, settings, alone):
         {"architecture": "l1", "sparsity": 0.1, "tied": True},
         {"architecture": "jumprelu", "sparsity": 0.1},
         {"architecture": "gated", "sparsity": 0.1},
+        {"architecture": "batchtopk", "k": 3.5},
+        {"architecture": "matryoshka", "k": 4},
     ],
     ids=lambda settings: "-".join(map(str, settings.values())),
 )
@@ -91,20 +97,22 @@ def test_the_command_under_torchrun_writes_one_folder_with_the_numbers_of_one_pr
     assert two["l0"] == pytest.approx(one["l0"], rel=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("more", "said"),
-    [
-        (("--architecture", "batchtopk"), "batchtopk chooses over the whole batch, which 2 processes share"),
-        (("--batch", "129"), "2 processes cannot share batch=129 evenly"),
-    ],
-)
-def test_what_processes_cannot_share_is_one_line(words, more, said, tmp_path):
-    done = ended(*TORCHRUN, *words, *more, "--out", tmp_path)
+def test_a_batch_that_processes_cannot_share_is_one_line(words, tmp_path):
+    done = ended(*TORCHRUN, *words, "--batch", "129", "--out", tmp_path)
+    said = "2 processes cannot share batch=129 evenly"
     assert done.returncode != 0
     assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == [
         next(line for line in done.stderr.splitlines() if said in line)
     ]
     assert not list(tmp_path.rglob("*.json"))
+
+
+def test_several_saes_that_choose_over_batches_are_for_one_process(monkeypatch):
+    monkeypatch.setattr("toolkit.sae_training.world", lambda: 2)
+    check_shares(SAEConfig(architecture="topk"), instances=3)
+    check_shares(SAEConfig(architecture="batchtopk"), instances=1)
+    with pytest.raises(UserError, match="2 processes train one batchtopk SAE at a time, not 3: start them without"):
+        check_shares(SAEConfig(architecture="batchtopk"), instances=3)
 
 
 def test_other_targets_are_for_one_process(monkeypatch, capfd):

@@ -63,6 +63,25 @@ def anywhere(flags: Tensor) -> Tensor:
     return counts > 0
 
 
+def kept_here(scores: Tensor, keep: int) -> int:
+    """How many of the `keep` largest scores of all processes together are this one's.
+
+    Args:
+        scores: (n,), as many in every process. Ties at the cut go to the first processes, as if theirs came first.
+        keep: Of all of them; at most n times the number of processes.
+    """
+    if world() == 1:
+        return keep
+    best = scores.topk(min(keep, len(scores))).values
+    gathered = [torch.empty_like(best) for _ in range(world())]
+    dist.all_gather(gathered, best)
+    every = torch.stack(gathered)  # (processes, at most keep)
+    cut = every.flatten().topk(keep).values[-1]
+    larger, tied = (every > cut).sum(1), (every == cut).sum(1)
+    spare = keep - larger.sum() - (tied.cumsum(0) - tied)  # what the processes before leave of the ties
+    return int((larger + spare.clamp(min=0).minimum(tied))[rank()])
+
+
 def as_first(values: Iterable[Tensor]) -> None:
     """Replace values, in place, by those of the first process."""
     if world() > 1:

@@ -23,8 +23,7 @@ PROG = "python -m toolkit.sae_fit"
 DESCRIPTION = (
     "Fit sparse autoencoders to toy models of superposition, to a language model's embedding or to its activations. "
     "tms also takes --preset; embedding and activations take --model and what follows it. "
-    "gpt2-embedding = embedding of gpt2. Under torchrun activations share each batch among GPUs (all but batchtopk and "
-    "matryoshka, which choose over a whole batch)."
+    "gpt2-embedding = embedding of gpt2. Under torchrun activations share each batch among GPUs."
 )
 
 

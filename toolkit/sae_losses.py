@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from toolkit.configs import SAEConfig
+from toolkit.processes import kept_here, world
 
 Parameters = dict[str, Tensor]
 
@@ -73,10 +74,16 @@ def row_topk(scores: Tensor, k: int) -> Tensor:
     return torch.zeros_like(scores).scatter_(-1, scores.topk(k, dim=-1).indices, 1.0)
 
 
-def batch_topk(scores: Tensor, k: float) -> Tensor:
-    """Mask of the k * B largest entries of each instance's batch (Bussmann et al. 2024)."""
+def batch_topk(scores: Tensor, keep: int) -> Tensor:
+    """Mask of the `keep` largest entries of each instance's batch (Bussmann et al. 2024)."""
     flat = scores.flatten(1)  # (I, B, w) -> (I, B * w)
-    return torch.zeros_like(flat).scatter_(-1, flat.topk(int(k * scores.shape[1])).indices, 1.0).view_as(scores)
+    return torch.zeros_like(flat).scatter_(-1, flat.topk(keep).indices, 1.0).view_as(scores)
+
+
+def batch_keep(scores: Tensor, k: float) -> int:
+    """How many of these scores, (I, B, w), one of each instance's batch may keep: k a row over all processes' rows."""
+    keep = int(k * scores.shape[1] * world())
+    return kept_here(scores.relu().flatten(), keep) if world() > 1 else keep  # what is negative never is on
 
 
 def levels(width: int) -> list[int]:
@@ -134,7 +141,10 @@ def topk_loss(p: Parameters, x: Tensor, config: SAEConfig, dead: Tensor) -> Loss
     """
     pre = pre_activations(p, x)
     scores = (pre * p["W_dec"].norm(dim=-1)[:, None]).detach()
-    mask = row_topk(scores, int(config.k)) if config.architecture == "topk" else batch_topk(scores.relu(), config.k)
+    if config.architecture == "topk":
+        mask = row_topk(scores, int(config.k))
+    else:
+        mask = batch_topk(scores.relu(), batch_keep(scores, config.k))
     latents = pre.relu() * mask
     recovered = reconstruct(p, latents)
     error = _squared_error(x, recovered)

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from toolkit import sae_kernels as kernels
 from toolkit.configs import SAEConfig
-from toolkit.sae_losses import LOSSES, Parameters, levels
+from toolkit.processes import world
+from toolkit.sae_losses import LOSSES, Parameters, batch_keep, levels
 
 
 @dataclass(frozen=True)
@@ -201,9 +202,9 @@ def _select(p: Parameters, pre: Tensor, config: SAEConfig, buffers: Buffers) -> 
     instances, batch, _ = pre.shape
     rows = instances * batch
     starts, ends = (buffers.get(name, (rows,), np.int64) for name in ("starts", "ends"))
-    keep = int(config.k * batch)
-    latents = buffers.get("indices", (instances * keep,), np.int32)
-    values = buffers.get("values", (instances * keep,), np.float32)
+    most = min(int(config.k * batch * world()), batch * config.width)
+    latents = buffers.get("indices", (instances * most,), np.int32)
+    values = buffers.get("values", (instances * most,), np.float32)
     norms = p["W_dec"].norm(dim=-1)
     flat = pre.flatten(0, 1).numpy()
     if config.architecture == "topk":
@@ -212,7 +213,7 @@ def _select(p: Parameters, pre: Tensor, config: SAEConfig, buffers: Buffers) -> 
         scores = torch.mul(pre, norms[:, None], out=buffers.tensor("scores", *pre.shape))
         counts = buffers.get("counts", (instances, numba.get_num_threads(), 2**kernels.RADIX), np.int64)
         bits = scores.flatten(0, 1).numpy().view(np.int32)
-        kernels.select_in_batch(flat, bits, batch, keep, counts, starts, ends, latents, values)
+        kernels.select_in_batch(flat, bits, batch, batch_keep(scores, config.k), counts, starts, ends, latents, values)
     return starts, ends, latents, values
 
 

@@ -27,7 +27,7 @@ class Trainer:
 
     def __init__(self, target: Target, config: SAEConfig, seed: int, device: torch.device) -> None:
         self.target, self.config, self.seed, self.device = target, config, seed, device
-        check_shares(config)
+        check_shares(config, instances=target.instances)
         start = initial_parameters(config, d=target.d, instances=target.instances, seed=seed)
         self.parameters = {name: value.to(device) for name, value in start.items()}
         self.grads = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
@@ -159,15 +159,15 @@ class Trainer:
         return folded
 
 
-def check_shares(config: SAEConfig) -> None:
+def check_shares(config: SAEConfig, *, instances: int = 1) -> None:
     """Refuse what several processes cannot do as one would.
 
     Raises:
-        UserError: batch-wise choices, or a batch that does not divide.
+        UserError: choices over the batches of several SAEs at once, or a batch that does not divide.
     """
     require(
-        world() == 1 or config.architecture not in ("batchtopk", "matryoshka"),
-        f"{config.architecture} chooses over the whole batch, which {world()} processes share: start it without "
+        world() == 1 or instances == 1 or config.architecture not in ("batchtopk", "matryoshka"),
+        f"{world()} processes train one {config.architecture} SAE at a time, not {instances}: start them without "
         "torchrun, or take l1, topk, jumprelu or gated",
     )
     require(config.batch % world() == 0, f"{world()} processes cannot share batch={config.batch} evenly")
@@ -223,7 +223,8 @@ def rebuild(p: Parameters, x: Tensor, config: SAEConfig) -> Tensor:
         return reconstruct(p, encode(p, x, config))
     latents = pre_activations(p, x).relu()
     scores = latents * p["W_dec"].norm(dim=-1)[:, None]
-    chosen = row_topk(scores, int(config.k)) if config.architecture == "topk" else batch_topk(scores, config.k)
+    topk, keep = config.architecture == "topk", int(config.k * x.shape[1])
+    chosen = row_topk(scores, int(config.k)) if topk else batch_topk(scores, keep)
     return reconstruct(p, latents * chosen)
 
 
