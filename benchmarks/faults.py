@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from benchmarks.timing import show
+from toolkit.commands import exit_code
+from toolkit.errors import require, unknown
 
 ROOT = Path(__file__).parents[1]
 KILLS = 10
@@ -109,6 +112,9 @@ def report(names: list[str], kills: int) -> int:
     rows, bad = [], 0
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         every = commands(Path(folder))
+        for name in names:
+            if name not in [one.name for one in every]:
+                raise unknown("command", name, [one.name for one in every])
         for command in [one for one in every if one.name in names or not names]:
             found = injected(command, Path(folder) / command.name.replace(" ", "-"), kills=kills, seed=0)
             equal = "yes" if not found.differences else "NO: " + "; ".join(found.differences)
@@ -244,13 +250,19 @@ def write_labels(file: Path) -> str:
     return str(file)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Kill and resume the named commands, or all; 1 where numbers differ, 2 after a mistake."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__)
     parser.add_argument("names", nargs="*", help="such as 'toy SAEs'; without any, all")
     parser.add_argument("--kills", type=int, default=KILLS)
-    options = parser.parse_args()
-    sys.exit(1 if report(options.names, options.kills) else 0)
+    options = parser.parse_args(argv)
+    return exit_code(lambda: _work(options.names, options.kills), less="close other programs", kept="")
+
+
+def _work(names: list[str], kills: int) -> int:
+    require(kills >= 1, f"--kills must be at least 1, got {kills}")
+    return 1 if report(names, kills) else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
