@@ -98,6 +98,7 @@ def control_json(one: Outcome, level: float) -> dict[str, Any]:
         "p": one.p,
         "draws": len(one.null),
         "survived": one.survived(level),
+        "is_test": one.is_test,
         "larger": one.larger,
         "note": one.note,
         "null": null.tolist(),

@@ -53,7 +53,7 @@ function nullDrawing(control) {
 }
 
 function controlRow(control) {
-  const [kind, word] = control.survived === null ? ["few", "too few draws"]
+  const [kind, word] = control.survived === null ? ["few", control.is_test ? "too few draws" : "no test"]
     : control.survived ? ["passed", "survived"] : ["failed", "not survived"];
   const what = control.statistic + (control.larger ? "" : " (smaller speaks for the feature)");
   const named = make("td", {}, make("b", {}, control.control), make("br", {}));

@@ -189,7 +189,7 @@ def _opened(feature: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _control(one: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {name: one[name] for name in _CONTROL}
+    kept = {name: one[name] for name in _CONTROL} | {"is_test": one.get("is_test", True)}  # older ones have not said
     return {**kept, "null": _drawn([value for value in one["null"] if value is not None], one["observed"])}
 
 

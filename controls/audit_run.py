@@ -180,10 +180,10 @@ def tensors(found: Audit) -> dict[str, Tensor]:
     """Every null distribution in full, by feature and control."""
     kept = {}
     for at, outcome in enumerate(found.finder_controls):
-        values = torch.tensor([outcome.observed, *outcome.null.tolist()]).double()
+        values = torch.tensor([outcome.observed, *outcome.null.tolist()], dtype=torch.float64)
         kept[f"{outcome.feature}.{at:03d}.{outcome.control}"] = values
     for f, one in enumerate(found):
         for at, outcome in enumerate(one.evidence.outcomes):
-            values = torch.from_numpy(outcome.null).double()
-            kept[f"{f:04d}.{at:03d}.{outcome.control}"] = torch.cat([torch.tensor([outcome.observed]).double(), values])
+            values = torch.tensor([outcome.observed, *outcome.null.tolist()], dtype=torch.float64)
+            kept[f"{f:04d}.{at:03d}.{outcome.control}"] = values
     return kept

@@ -192,7 +192,8 @@ def _judged(trial: Trial, outcome: Outcome, level: float) -> Axis:
     p = max(p_each) if steer.on * swap.on > 0 else 1.0
     why, rank = "", outcome.p
     if rank > level:
-        p, why = max(p, rank), "other directions of its length move the target as much"
+        p = max(p, rank)
+        why = "other directions of its length move the target as much" if on - steer.off > CAUSAL.low else ""
     if p <= level:
         drop, drop_error = trial.guard()
         if drop > 2.33 * drop_error and drop > (1 - DISAGREES) * on:
@@ -200,7 +201,7 @@ def _judged(trial: Trial, outcome: Outcome, level: float) -> Axis:
     p_absent = max(below(abs(one.on), one.error, CAUSAL, level=level) for one in (steer, swap))
     veto = _not_absent(trial, on, error)
     if veto and p_absent < 1:
-        p_absent, why = 1.0, veto
+        p_absent, why = 1.0, why or veto
     why = why if min(p, p_absent) > level else ""
     return Axis(on - steer.off, error, p, p_absent, why, CAUSAL, (outcome,))
 
@@ -208,9 +209,10 @@ def _judged(trial: Trial, outcome: Outcome, level: float) -> Axis:
 def _not_absent(trial: Trial, on: float, error: float) -> str:
     """Why an effect with a small mean is not absent, or ""."""
     rows, outputs = trial.squares()
-    if rows[0] + ONE_SIDED * rows[1] > CAUSAL.high**2:
+    small = on < CAUSAL.low  # from there on the mean itself says that it is not absent
+    if small and rows[0] + ONE_SIDED * rows[1] > CAUSAL.high**2:
         return "it moves the target in some rows one way, in others the other way"
-    if outputs[0] - ONE_SIDED * outputs[1] > CAUSAL.high**2:
+    if small and outputs[0] - ONE_SIDED * outputs[1] > CAUSAL.high**2:
         return "it moves outputs other than its target"
     gap = abs(trial.aim.gap)
     if gap > SURE_GAP * trial.aim.gap_error and on - ONE_SIDED * error > SHARE_CLOSED * gap:

@@ -133,6 +133,7 @@ def _within(
 WITHIN_TYPES = "held-out r within token types"
 """What D's null is of."""
 NOT_FOUND = "the label is not found at all"
+NOT_LEFT = "nothing is found of what other labels leave of it, at the rows where null networks are read"
 
 
 def centred(values: Tensor, of: Int[np.ndarray, " rows"]) -> Tensor:
@@ -263,7 +264,7 @@ def _against(scores: NullScores, names: Sequence[str], kind: str, level: float, 
     found = []
     for f, name in enumerate(names):
         if r[f] <= 0:
-            found.append(unasked(NOT_FOUND))
+            found.append(unasked(NOT_LEFT))
             continue
         # share = 1 - mean / r, to first order in both
         change = drawn[:, f] * mean[f] / r[f] ** 2 - (drawn_null[:, f] - drawn_null[:, f].mean()) / r[f]

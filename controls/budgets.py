@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 import numpy as np
 import torch
@@ -144,9 +145,11 @@ def check_draws(alpha: float, bought: Spending) -> None:
 
 def told(rates: Rates, chosen: str, *, features: int, available: int, workers: int, alpha: float) -> str:
     """One line: what each budget takes."""
-    sizes = {"features": features, "available": available, "workers": workers}
+    sizes: dict[str, Any] = {"features": features, "workers": workers, "alpha": alpha}
+    ended = available < 0.9 * BUDGETS[chosen].rows  # the text came to its end before the budget did
     parts: Sequence[str] = [
-        f"{name} {duration(rates.seconds(one, alpha=alpha, **sizes))}" for name, one in BUDGETS.items()
+        f"{name} {duration(rates.seconds(one, available=available if ended else one.rows, **sizes))}"
+        for name, one in BUDGETS.items()
     ]
     who = f"{features} features, {workers} worker{'s' * (workers > 1)}"
     return f"{who}, about: {', '.join(parts)}, further controls on top; this is {chosen}"

@@ -19,6 +19,7 @@ def add_to(actions: Any) -> None:
     _add_subject(audit)
     audit.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     audit.add_argument("--cluster", default="", metavar="ADDRESS", help="a Dask scheduler, in place of processes")
+    audit.add_argument("--quiet", action="store_true", help="no times and no progress bars")
     audit.add_argument("--resume", action="store_true", help="go on with the newest unfinished audit")
     one = actions.add_parser("run", allow_abbrev=False, help="one control by itself")
     one.set_defaults(action=_run)
@@ -42,7 +43,6 @@ def _add_subject(parser: ArgumentParser) -> None:
     add("--alpha", type=float, default=0.05, help="error rate asked for")
     add("--seed", type=int, default=0, help="every draw follows from it")
     add("--out", default="runs", metavar="FOLDER", help="folder of the runs")
-    add("--quiet", action="store_true", help="no times and no progress bars")
 
 
 def _job(chosen: Namespace) -> Any:
@@ -50,7 +50,8 @@ def _job(chosen: Namespace) -> Any:
     from controls.finders import Labels
 
     labels = Labels.of(*chosen.labels).names if chosen.labels else ()
-    corpus, names = corpus_of(labels, chosen.corpus), tuple("=".join(split(label)[1:]) for label in labels)
+    corpus = corpus_of(labels, chosen.corpus)
+    names = tuple("=".join(split(label)[1:]) if "=" in label else label for label in labels)
     return Job(
         model=chosen.model,
         hook=chosen.hook,

@@ -1,6 +1,7 @@
 """What names features: labels of words or texts, latents of an SAE, principal directions, or any 0 or 1 of a row.
 
-audit(Labels.of("upos=VERB"), model, data, hook=...)      audit(Latents(load_sae(FOLDER), range(20)), model, data)
+audit(Labels.of("upos=VERB"), model, data, hook=...)
+audit(Latents(load_sae(FOLDER), tuple(range(20))), model, data, hook=...)
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Labels changed, activations kept: random labels by word type, and labels dealt anew in five ways.
+"""Labels changed, activations kept: random labels by word type, and labels dealt anew in four ways.
 
 The statistic is r, the held-out correlation of a label and its linear read-out (`controls.decoding`).
 """

@@ -95,7 +95,7 @@ class Ground:
 
     @classmethod
     def of(cls, case: Case) -> "Ground":
-        """Of a case, made once: the last one is kept, for eight controls ask for the same."""
+        """Of a case, made once: the last one is kept, for nine controls ask for the same."""
         if not _LAST or _LAST[0].case is not case:
             _LAST[:] = [cls(case)]
         return _LAST[0]

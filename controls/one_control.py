@@ -49,7 +49,7 @@ def run(job: Job, name: str, *, draws: int = 0, out: str = "runs") -> Ran:
             found = control.run(given)
             level = job.alpha / 2
             metrics = {"control": name, "null": control.null, "outcomes": [control_json(one, level) for one in found]}
-            nulls = [torch.tensor([one.observed, *one.null.tolist()]).double() for one in found]
+            nulls = [torch.tensor([one.observed, *one.null.tolist()], dtype=torch.float64) for one in found]
             folder = opened.finish(metrics, {f"{i:04d}": values for i, values in enumerate(nulls)}, [])
         except BaseException:  # an interruption too: a control by itself has no parts to go on from
             opened.drop()
@@ -66,5 +66,6 @@ def table(null: str, found: Sequence[Outcome], level: float) -> str:
     for one in found:
         low, high = np.quantile(one.null, [0.025, 0.975])
         numbers = f"{one.observed:8.3f}  {one.null.mean():9.3f}  [{low:.3f}, {high:.3f}]  {one.p:.3f}"
-        lines.append(f"{one.feature:{width}}  {numbers}  {words[one.survived(level)]:13} {one.statistic}")
+        word = words[one.survived(level)] if one.is_test else "no test"
+        lines.append(f"{one.feature:{width}}  {numbers}  {word:13} {one.statistic}")
     return "\n".join([*lines, *dict.fromkeys(one.note for one in found if one.note)])

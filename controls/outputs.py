@@ -100,15 +100,23 @@ def target(
     along = way if named is None else torch.eye(len(gap), dtype=gap.dtype)[named]
     aside = way - (way @ along) * along
     aside = aside / aside.norm() if aside.norm() > 1e-6 else torch.zeros_like(aside)
-    rate = float(subject.table[:, feature].mean())
+    rate, here = float(subject.table[:, feature].mean()), float(Y[:, feature].mean())
     factor, line = (rate * (1 - rate)) ** 0.5, outputs.clean @ along
-    spread = float(line.std())
+    on, off = rate / max(here, 1e-12), (1 - rate) / max(1 - here, 1e-12)
+    spread = _spread(line, torch.from_numpy(np.where(Y[:, feature] > 0, on, off)))
     left = y * (line - y * (gap @ along))
     by_unit = np.bincount(units, left.numpy())
     error = float((by_unit**2).sum() ** 0.5 / y.square().sum().clamp(min=1e-12))
     unit = factor / max(spread, 1e-12)
     step = 1.0 if subject.weigh is None else max(spread, 1e-12)
     return Target(along, aside, factor, spread, float(gap @ along) * unit, error * unit, outputs.variance, step)
+
+
+def _spread(line: Float[Tensor, " places"], weights: Float[Tensor, " places"]) -> float:
+    """Standard deviation where places with the label count as often as rows have it: chosen places have more."""
+    shares = weights / weights.sum()
+    variance = shares @ (line - shares @ line).square()
+    return float((variance * len(line) / max(1, len(line) - 1)).sqrt())
 
 
 @torch.no_grad()

@@ -16,8 +16,6 @@ from toolkit.language import LanguageModel
 
 CONTEXT = 64
 """Tokens of a window at most: what interventions cost grows with it."""
-UNITS = ("words", "texts", "tokens")
-"""What a row is: a labelled word's last token, a labelled text's last token, or any token."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Reading:
     items: Int[np.ndarray, " rows"]
     """Word or text of each row, as `labelled` numbers them; empty where rows are tokens."""
     unit: str
-    """One of UNITS."""
+    """What a row is: words (a labelled word's last token), texts (a labelled text's last token) or tokens (any)."""
     labelled: Labelled | None
     """Where labels come from."""
 

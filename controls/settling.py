@@ -1,6 +1,6 @@
 """What would settle an open question: more rows, more null networks, or nothing of the kind."""
 
-from math import ceil
+from math import ceil, inf
 
 from controls.axes import NORMAL, POWER, Axis
 from controls.verdict import Evidence, Verdict
@@ -49,17 +49,30 @@ def needed(axis: Axis, level: float, rows: int) -> str:
         return f"no number of rows: {beaten[0].control} does as well (rank p {beaten[0].p:.2g})"
     if low <= axis.effect <= high:
         return f"no number of rows: {axis.effect:.2f} lies between absent ({low:g}) and present ({high:g})"
-    return f"about {_rounded(ceil(times(axis, level) * rows))} rows"
+    grown = times(axis, level)
+    if grown == inf:
+        return "no number of rows: asked in another way (an interchange, without what hardly varies) it says otherwise"
+    return f"about {_rounded(ceil(grown * rows))} rows"
 
 
 def times(axis: Axis, level: float) -> float:
-    """By how much the rows have to grow for a test of this effect to pass."""
+    """By how much the rows have to grow for the tests to pass; infinite where one points the other way.
+
+    p-values are of the worst way to ask: `effect` alone may lie on the right side.
+    """
     assert axis.between is not None
-    z, low, high = NORMAL.inv_cdf(1 - level), axis.between.low, axis.between.high
+    low, high, nulls = axis.between.low, axis.between.high, max(1, len(axis.outcomes))
     if axis.effect > high:
-        return max(1.0, (z * axis.error / (axis.effect - high)) ** 2)
-    alone = (z * axis.error / (low - axis.effect)) ** 2
-    return max(1.0, alone, ((z + NORMAL.inv_cdf(POWER)) * axis.error / (high - low)) ** 2)
+        return _grown(axis.p, level)
+    power = ((NORMAL.inv_cdf(1 - level) + NORMAL.inv_cdf(POWER)) * axis.error / (high - low)) ** 2
+    if power <= 1:  # the test was made; W's p is the least of its nulls', times their number
+        return _grown(axis.p_absent / nulls, level / nulls)
+    return max(power, (NORMAL.inv_cdf(1 - level / nulls) * axis.error / (low - axis.effect)) ** 2)
+
+
+def _grown(p: float, level: float) -> float:
+    """A test's z grows with the root of the rows."""
+    return max(1.0, (NORMAL.inv_cdf(1 - level) / NORMAL.inv_cdf(1 - p)) ** 2) if p < 0.5 else inf
 
 
 def _rounded(rows: int) -> str:

@@ -102,5 +102,7 @@ def _evidence(feature: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"unknown verdict {json.dumps(feature['verdict'])}")
     axes = {name: feature[name] and {part: feature[name][part] for part in _AXIS} for name in _AXES}
     r = {name: feature["r"][name] for name in ("effect", "low", "high", "p")}
-    controls = [{name: one[name] for name in _CONTROL} for one in feature["controls"]]
+    controls = [
+        {name: one[name] for name in _CONTROL} | {"is_test": one.get("is_test", True)} for one in feature["controls"]
+    ]
     return {name: feature[name] for name in _KEPT} | {"r": r, "axes": axes, "controls": controls}

@@ -23,7 +23,7 @@ function axisRow(name, axis) {
 }
 
 function fate(control) {
-  const [kind, word] = control.survived === null ? ["few", "too few draws"]
+  const [kind, word] = control.survived === null ? ["few", control.is_test ? "too few draws" : "no test"]
     : control.survived ? ["passed", "survived"] : ["failed", "not survived"];
   return make("td", { class: kind }, word);
 }

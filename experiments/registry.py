@@ -15,7 +15,7 @@ from toolkit.errors import unknown
 from toolkit.sweep import Cell, Measured
 
 SCALES = ("smoke", "default", "paper")
-"""Seconds, for tests; about a minute or two on two cores; the source's own size."""
+"""Seconds, for tests; minutes on two cores; the source's own size."""
 
 _FOLDERS = ("toy", "embedding", "network")
 _LETTERS = "TCUSEN"

@@ -217,8 +217,9 @@ def _check(check: Mapping[str, Any]) -> str:
 
 def _command(result: Mapping[str, Any]) -> str:
     config = result["config"]
-    given = {name: config["settings"].get(name) for name in ("model", "frequencies")}
+    given = {name: config["settings"].get(name) for name in ("model", "frequencies", "corpus", "hook", "sae")}
     flags = "".join(f" --{name} {shlex.quote(value)}" for name, value in given.items() if value)
+    flags += "".join(f" --set {shlex.quote(each)}" for each in config.get("set", ()))
     return f"python -m experiments run {result['name']} --scale {config['scale']} --seed {config['seed']}{flags}"
 
 
@@ -230,7 +231,7 @@ def _settings(page: Page) -> str:
         "versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
         "started": result["started"],
         "seconds": f"{result['seconds']:g}",
-        "folder": str(page.folder).replace(".unfinished", "").replace("/.", "/"),
+        "folder": str(page.folder.with_name(page.folder.name.removeprefix(".").removesuffix(".unfinished"))),
     }
     rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
     return f"<details><summary>Settings and provenance</summary><dl>{rows}</dl></details>"
@@ -245,7 +246,7 @@ def _plotly() -> str:
 def _save(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two runs may end together
         temporary.write_text(text, "utf-8", "replace")  # half a surrogate pair, as names of files have, is no UTF-8
         temporary.replace(path)
     except OSError as error:

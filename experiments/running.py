@@ -29,7 +29,7 @@ WITHOUT_CORPUS = (
 
 @dataclass(frozen=True)
 class How:
-    """How experiments are run; only `seed` and `scale` change their numbers."""
+    """How experiments are run; workers, cluster, out, resume and quiet change no number."""
 
     scale: str = "default"
     """smoke, default or paper."""
@@ -98,6 +98,8 @@ def run(experiment: Experiment, how: How) -> Finished:
     began = time.monotonic()
     settings = settings_of(experiment, how)
     config = {"scale": how.scale, "seed": how.seed, "settings": to_dict(settings), "versions": versions()}
+    if how.given:
+        config["set"] = sorted(how.given)
     opened = open_run(how.out, experiment.name, config, resume=how.resume)
     with writing(opened.folder):
         try:

@@ -13,7 +13,7 @@ from controls import audit_run, budgets, commands
 from controls.__main__ import main
 from controls.audit import audit, paid
 from controls.audit_json import axis_from, axis_json, feature_json, outcome_from, outcome_json
-from controls.axes import TRAINED, WITHIN, Axis, below
+from controls.axes import TRAINED, WITHIN, Axis, above, below
 from controls.axis_causal import Effort
 from controls.budgets import Spending
 from controls.finders import Labels, Principal
@@ -268,7 +268,8 @@ def test_places_of_the_table_and_what_would_settle_them():
 def test_rows_said_to_settle_an_axis_do():
     """With so many times the documents the standard error falls by the root, and the test passes: just."""
     for effect in (0.85, 0.1):
-        axis = Axis(effect, 0.2, 0.3, 0.3, between=TRAINED)
+        p = above(effect, 0.2, TRAINED.high)
+        axis = Axis(effect, 0.2, p, 0.3, between=TRAINED)
         grown = axis.error / times(axis, 0.025) ** 0.5
         if effect > TRAINED.high:
             assert effect - 1.96 * grown == pytest.approx(TRAINED.high, abs=1e-3)
@@ -276,5 +277,7 @@ def test_rows_said_to_settle_an_axis_do():
             assert below(effect, grown * 0.999, TRAINED, level=0.025) <= 0.0251
             assert below(effect, grown * 1.05, TRAINED, level=0.025) > 0.025
         assert "about" in needed(axis, 0.025, 1000)
+    for worst_way in (Axis(0.9, 0.01, 0.6, 1.0, between=TRAINED), Axis(0.1, 0.01, 1.0, 0.66, between=TRAINED)):
+        assert "no number of rows: asked in another way" in needed(worst_way, 0.025, 1000)
     beaten = Axis(0.9, 0.01, 0.3, 1.0, between=TRAINED, outcomes=(Outcome("weights.init", "f", "r", 0.1, np.ones(99)),))
     assert "weights.init does as well" in needed(beaten, 0.025, 1000)

@@ -73,3 +73,10 @@ def test_the_rest_from_the_same_hook_is_left_as_it_was(model):
 def test_hooks_in_the_wrong_order_are_refused(model):
     with pytest.raises(UserError, match=r"cannot be run from blocks\.2\S+ to blocks\.1\S+ alone"):
         BlockStep(model, "blocks.2.hook_resid_post", "blocks.1.hook_resid_post", TOKENS, PLACES)
+
+
+@pytest.mark.parametrize("place", [[0, 99], [-1, 0]])
+def test_places_that_the_sequences_do_not_have_are_one_line(place):
+    tokens = torch.arange(1, 13).view(1, 12)
+    with pytest.raises(UserError, match=r"places must be \(n, 2\) sequences and positions within \(1, 12\)"):
+        BlockStep(load_model(), "blocks.0.hook_resid_post", "blocks.1.hook_resid_post", tokens, torch.tensor([place]))

@@ -8,7 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from toolkit.configs import ARCHITECTURES
+from toolkit.commands import exit_code
+from toolkit.configs import ARCHITECTURES, ToyModel
+from toolkit.errors import UserError
 
 LINE = re.compile(r"error: .+\n")
 LIMITED = """
@@ -270,3 +272,36 @@ def test_divergence_names_its_step_and_keeps_the_folder(flag, tiny_tms, run_main
 def test_every_architecture_says_so_when_it_diverges(architecture, tiny_embedding, run_main, out):
     ended = run_main(*tiny_embedding, "--architecture", architecture, "--lr", "1e30", "--out", out)
     assert_refused(ended, "diverged", "at step")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("9 GB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory\nframe #0"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GB"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_running_out_of_memory_is_one_line(error, capsys):
+    def action():
+        raise error
+
+    assert exit_code(action, less="lower them", kept="") == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: not enough memory for these sizes (")
+    assert err.endswith("): lower them\n")
+    assert err.count("\n") == 1
+
+
+def test_other_errors_of_torch_keep_their_traceback():
+    def action():
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        exit_code(action, less="", kept="")
+
+
+def test_an_importance_whose_powers_are_too_large_is_named():
+    with pytest.raises(UserError, match=r"importance=1.5 to the power 399 is more than 1e\+38: bring it nearer to 1"):
+        ToyModel(features=400, hidden=30, importance=1.5)

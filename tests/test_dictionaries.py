@@ -228,3 +228,7 @@ def test_a_mistake_is_one_clear_line(settings, arguments, message):
     with pytest.raises(UserError, match=message) as error:
         DictionaryLearner(**settings).fit(**{"X": X3, **arguments})
     assert "\n" not in str(error.value)
+
+
+def test_rows_that_differ_in_the_sign_of_a_zero_are_one():
+    assert len(merge(np.array([[0.0, 1.0], [-0.0, 1.0]]), np.ones(2)).X) == 1

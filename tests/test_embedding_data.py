@@ -65,7 +65,6 @@ def test_rows_and_texts_of_a_model_are_its_own(tiny_model):
     assert found.texts[5] == loaded.tokenizer.decode([5])
     assert found.left_out == 0
     assert found.weights is None
-    assert found.effective_tokens == len(found.rows)
     assert vocabulary(Given(str(tiny_model)), 0) is found  # loaded once in a process
 
 
@@ -81,7 +80,6 @@ def test_frequencies_are_those_of_the_text(planted_model, tmp_path):
     (tmp_path / "text.txt").write_text("a a a b")
     found = vocabulary(Given("m", frequencies=str(tmp_path / "text.txt")), 0)
     torch.testing.assert_close(found.weights, torch.tensor([3.5, 1.5, 0.5, 0.5]) / 6)
-    assert found.effective_tokens == pytest.approx(36 / (3.5**2 + 1.5**2 + 0.5))
 
 
 def test_padding_is_left_out_and_counted_and_its_weight_goes_to_the_others(planted_model, tmp_path):

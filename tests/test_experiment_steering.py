@@ -122,6 +122,13 @@ def test_intervals_by_document_are_wider_than_by_place_where_documents_differ():
     assert alone.high - alone.low < 0.5 * (found.high - found.low)
 
 
+def test_a_vector_that_cannot_move_the_outputs_has_no_p():
+    null, observed = torch.tensor([[0.1, 0.2, 0.9], [0.1, 0.2, 0.9]]), torch.tensor([0.5, torch.nan])
+    p = report._p(null, observed)
+    assert p[0] == 0.5
+    assert p[1].isnan()
+
+
 TREES = "\n\n".join(
     f"# newdoc id = {i}\n# text = {' '.join(words)}\n"
     + "\n".join(

@@ -255,6 +255,18 @@ def test_settings_are_taken_as_what_they_replace(run, started):
         ("attribution", ("width=64", "width=32"), "--set width is given twice"),
         ("u-and", ("tasks=and",), "cannot be set so"),
         ("saes-on-toy-models", ("importances=0.5",), "cannot be set so"),
+        ("frozen-embedding", ("steps=410",), "steps=410 must be a multiple of every="),
+        ("frozen-embedding", ("every=0",), "must be a multiple of every=0"),
+        ("basis-pursuit", ("k=3",), "k=3 must be one of ks="),
+        ("basis-pursuit", ("ks=4",), "ks must be two or more that rise"),
+        ("geometry-plateaus", ("seeds=5",), "seeds must be an even number, got 5"),
+        ("memorisation-and-double-descent", ("samples=10,100",), "samples must hold 5"),
+        ("memorisation-and-double-descent", ("decay=0",), "decay must be above 0"),
+        ("correlated-features", ("densities=0.1,0.3",), "densities must hold .05 and .5"),
+        ("correlated-features", ("seeds=3",), "seeds must be at least 4"),
+        ("pentagon", ("importances=0.7",), "importances must hold .9 and 1"),
+        ("circuits-in-superposition", ("trained_circuits=2",), "lie apart"),
+        ("learning-dynamics", ("steps=100",), "steps must be at least 400"),
     ],
 )
 def test_settings_that_cannot_be_taken_so_are_one_line(run, experiment, sets, says):

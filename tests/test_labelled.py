@@ -87,8 +87,8 @@ def test_a_table_by_hand(tmp_path):
         ("text,lable\na,b\n", "unknown column of"),
         ("text,label\na,b\nc\n", "line 3: expected 2 cells"),
         ("text,label\na,b,c\n", "line 2: expected 2 cells"),
-        ("text,label\n ,b\n", "line 2: text or label is blank"),
-        ("text,label\na,\n", "line 2: text or label is blank"),
+        ("text,label\n ,b\n", "line 2: text is blank"),
+        ("text,label\na,\n", "line 2: label is blank"),
         ("text,label\n", "no labelled texts"),
         ("", "unknown column of"),
         ('text,label\n"a"b,c\n', "line 2: "),
@@ -97,6 +97,11 @@ def test_a_table_by_hand(tmp_path):
 def test_a_broken_table_is_refused(tmp_path, table, message):
     (tmp_path / "t.csv").write_text(table)
     assert message in refused(tmp_path / "t.csv")
+
+
+def test_a_row_without_a_document_is_refused(tmp_path):
+    (tmp_path / "t.csv").write_text("text,label,doc\na,b,one\nc,d, \n")
+    assert "line 3: doc is blank" in refused(tmp_path / "t.csv", document_column="doc")
 
 
 def test_options_that_do_not_go_with_the_source_are_refused(tmp_path):

@@ -171,3 +171,5 @@ def test_directions_of_another_shape_or_length_and_tied_saes_are_refused():
         fit_encoder(x, 2 * D, config(), seed=0)
     with pytest.raises(UserError, match="tied"):
         fit_encoder(x, D, config(tied=True), seed=0)
+    with pytest.raises(UserError, match="resampling draws decoder rows anew"):
+        fit_encoder(x, D, config(resample=True), seed=0)

@@ -1,5 +1,6 @@
 """Whole language models: equal to Hugging Face's, processed only where asked, found by name, folder and checkpoint."""
 
+import os
 import shutil
 import sys
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from toolkit import model_files, weight_processing
 from toolkit.errors import UserError
 from toolkit.language import load_embedding, load_model, load_network
+from toolkit.pretrain_folder import checkpoint_rows
 
 PROCESSING = ("fold_layer_norm", "centre_writing_weights", "centre_unembed", "fold_value_biases")
 FAMILIES = {"gpt2": gpt2, "llama": llama}
@@ -244,3 +246,12 @@ def test_hooks_and_tokens_that_a_model_has_not_are_refused(folders):
             model.check_tokens(wrong)
     with pytest.raises(UserError, match="no tokens"):
         model.check_tokens(torch.zeros(1, 0, dtype=torch.long))
+
+
+def test_a_damaged_file_of_embeddings_is_one_line(training, tmp_path):
+    folder = shutil.copytree(training, tmp_path / "m")
+    os.truncate(folder / "embeddings.safetensors", 60)
+    with pytest.raises(UserError, match="corrupt or truncated"):
+        load_embedding(str(folder), "step_7")
+    with pytest.raises(UserError, match="corrupt or truncated"):
+        checkpoint_rows(folder)

@@ -9,7 +9,7 @@ from toolkit.descent import learning_rates
 from toolkit.errors import UserError
 from toolkit.networks import Layer, Network, autoencoder, error, forward, train_network
 from toolkit.samplers import sample
-from toolkit.sources import Batch, Source, sparse
+from toolkit.sources import Batch, Source, grouped, sparse
 
 
 def toy_source(density, instances, features, seed):
@@ -133,3 +133,11 @@ def test_weight_decay_shrinks_weights_and_no_bias():
 def test_a_contradiction_is_one_line(make, words):
     with pytest.raises(UserError, match=words):
         make()
+
+
+def test_what_cannot_be_trained_or_kept_is_one_line():
+    with pytest.raises(UserError, match=r"layer 3 of sizes .* is tied: .* must have a W of its own"):
+        Network(20, (Layer(10), Layer(20, tied=True), Layer(10, tied=True)))
+    source = grouped(torch.full((2,), 0.1), ((0, 1, 2),), kind="correlated", seed=0)
+    with pytest.raises(UserError, match=r"snapshots must lie in 0 to toy_steps=5, got \[9\]"):
+        train_network(autoencoder(3, 2), source, ToyTraining(toy_steps=5), seed=0, snapshots=(0, 9))

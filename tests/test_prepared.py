@@ -6,7 +6,7 @@ import torch
 from small_trees import write_trees
 
 from controls.axis_causal import Effort
-from controls.budgets import BUDGETS, Spending, duration, spending
+from controls.budgets import BUDGETS, Rates, Spending, duration, spending, told
 from controls.case import activations_at
 from controls.finders import Labels, Latents, Principal, ReadOuts, ranges
 from controls.judging import Budget
@@ -178,6 +178,15 @@ def test_ranges_of_latents():
     for bad in ("3:1", "a", "", "1:", "-2"):
         with pytest.raises(UserError, match="expected numbers and ranges"):
             ranges(bad)
+
+
+def test_a_larger_budget_is_told_by_its_own_rows_unless_the_text_ends():
+    rates = Rates(tokens=1000.0, draw=1.0, rest=1000.0, width=64)
+    sizes = {"features": 5, "workers": 2, "alpha": 0.05}
+    standard = duration(rates.seconds(BUDGETS["standard"], available=100_000, **sizes))
+    assert f"standard {standard}" in told(rates, "quick", available=3_960, **sizes)
+    short = duration(rates.seconds(BUDGETS["standard"], available=1_000, **sizes))
+    assert f"standard {short}" in told(rates, "quick", available=1_000, **sizes)
 
 
 def test_budgets_grow_and_unknown_ones_are_refused():

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -151,6 +153,8 @@ def test_one_row_is_drawn_anew_and_trained_alone(pretrain, text, tmp_path, model
     assert torch.allclose(rows[0].norm(dim=1), checkpoint_rows(model)[24].norm(dim=1), rtol=2e-3)
     assert (rows[0][7] != rows[10][7]).all()
     assert json.loads((tmp_path / "row" / "training.json").read_text())["start"]["from"] == "small"
+    card = (tmp_path / "row" / "README.md").read_text()
+    assert "Trained on from `small`. Rows drawn anew before: 7, 9, and nothing else was trained." in card
 
 
 # Mistakes
@@ -184,6 +188,27 @@ def test_a_mistake_is_one_line(pretrain, text, model, tmp_path, monkeypatch, wor
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert not (tmp_path / "new").exists()
+    assert (tmp_path / "new.unfinished").exists() == ("diverged" in message)
+
+
+def test_a_start_that_is_no_gpt2_or_is_damaged_is_one_line(pretrain, text, model, tmp_path):
+    for name, spoil, message in (
+        ("other", lambda at: _rewritten(at / "config.json", '"gpt2"', '"llama"'), "is of type llama: expected a GPT-2"),
+        ("cut", lambda at: os.truncate(at / "model.safetensors", 100), "is corrupt or truncated"),
+        ("ends", lambda at: _rewritten(at / "tokenizer.json", "<|endoftext|>", "<|end|>"), "has no <|endoftext|>"),
+        ("broken", lambda at: (at / "tokenizer.json").write_text("{"), "tokenizer.json is damaged"),
+    ):
+        spoil(Path(shutil.copytree(model, tmp_path / name)))
+        code, _, err = pretrain("--corpus", text, "--out", tmp_path / "new", "--from", tmp_path / name, "--steps", 2)
+        assert (code, err.count("\n")) == (2, 1)
+        assert message in err
+        assert not list(tmp_path.glob("new*"))
+
+
+def _rewritten(file, old, new):
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
 
 
 def test_a_full_disk_is_one_line_and_can_be_resumed(pretrain, text, tmp_path, model, monkeypatch):

@@ -12,8 +12,9 @@ from toolkit.errors import UserError
 from toolkit.label_permutations import permuted_rows
 from toolkit.permutation_null import permutation_null
 from toolkit.probe_inputs import blind_folds, probe_rows
-from toolkit.probe_search import default_candidates, select_probe
+from toolkit.probe_search import ProbeSearch, default_candidates, select_probe
 from toolkit.probes import LDAProbe, LinearProbe, LowRankProbe, MeanDifferenceProbe, MLPProbe
+from toolkit.selectivity_limits import Limits
 
 FEW = {"means": MeanDifferenceProbe(), "LDA": LDAProbe(shrinkage=0.01), "ridge": LinearProbe(loss="squared", l2=0.3)}
 
@@ -183,3 +184,11 @@ def test_what_makes_no_sense_is_refused_in_one_line():
         with pytest.raises(UserError, match=message) as error:
             select_probe(X, y, tokens=tokens, groups=groups, **{"candidates": FEW, **changed})
         assert "\n" not in str(error.value)
+
+
+def test_redraws_that_tie_with_the_observed_labels_count():
+    """.8 - .1 is more than .7 in floating point."""
+    probe, enough = MeanDifferenceProbe(), Limits(20, 6, 20, 6, 19, 19, (), "")
+    tied = ProbeSearch("one", probe, (), 0.8, 0.1, (0.6, 0.8), np.full(19, 0.7), enough)
+    assert tied.value > 0.7
+    assert tied.p == 1.0

@@ -240,3 +240,11 @@ def test_rows_the_working_sets_give_up_go_to_the_homotopy(monkeypatch):
     assert solved.given_up.tolist() == [2]
     np.testing.assert_allclose(solved.codes.toarray()[[0, 1, 3, 4]], expected[[0, 1, 3, 4]], atol=1e-6)
     assert solved.codes[[2]].nnz == 0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_two_coefficients_that_reach_zero_at_once_leave_numbers(dtype):
+    """Whole numbers, so that the second one stands at 0 exactly and wants to stay there."""
+    D = np.array([[16, 0, 0], [0, 16, 0], [4, 4, 3]], dtype)
+    found = omp_codes(np.array([[4, 4, 3]], dtype), D, 3, positive=True).codes
+    np.testing.assert_allclose(found.toarray(), [[0, 0, 1]], atol=1e-5)

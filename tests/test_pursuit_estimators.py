@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -222,3 +223,11 @@ def test_memory_stays_at_a_block_beside_rows_atoms_and_codes():
     """A block is 64 MiB, its scratch as much again for the lasso; dense codes would take 164 MB."""
     done = subprocess.run([sys.executable, "-c", STREAM], check=True, cwd=ROOT, capture_output=True, text=True)
     assert float(done.stdout) < 150
+
+
+def test_a_path_takes_numbers_in_any_form_and_refuses_what_is_none():
+    solver = Lasso(np.eye(3), alpha=0.1)
+    assert list(solver.path(np.ones((2, 3)), torch.tensor([0.25, 0.5]))) == [0.5, 0.25]
+    assert list(solver.path(np.ones((2, 3)), 0.5)) == [0.5]
+    with pytest.raises(UserError, match="alphas must hold real numbers"):
+        solver.path(np.ones((2, 3)), [0.1, "x"])

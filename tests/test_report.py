@@ -168,6 +168,10 @@ def test_the_command_that_is_shown_names_the_model():
     config = {"scale": "default", "seed": 0, "settings": {"model": "my model", "frequencies": ""}}
     command = report._command({"name": "x", "config": config})
     assert command == "python -m experiments run x --scale default --seed 0 --model 'my model'"
+    config["settings"] |= {"corpus": "text", "hook": "blocks.1.hook_resid_post"}
+    config["set"] = ["steps=5", "ks=1, 2"]
+    command = report._command({"name": "x", "config": config})
+    assert command.endswith("--corpus text --hook blocks.1.hook_resid_post --set steps=5 --set 'ks=1, 2'")
 
 
 def test_figures_as_json_are_plain_and_without_nan():

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from toolkit.configs import SAEConfig
 from toolkit.errors import UserError
+from toolkit.processes import joined_processes
 from toolkit.sae_training import check_shares
 
 ROOT = Path(__file__).parents[1]
@@ -122,3 +123,11 @@ def test_other_targets_are_for_one_process(monkeypatch, capfd):
     monkeypatch.setenv("RANK", "0")
     assert main(["--target", "tms"]) == 2
     assert "--target tms is for one process: start it without torchrun" in capfd.readouterr().err
+
+
+def test_more_processes_than_gpus_is_one_line(monkeypatch):
+    for name, value in (("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="torch sees 1: give torchrun --nproc-per-node 1"), joined_processes("cuda"):
+        pass

@@ -58,3 +58,10 @@ def test_sets_that_cannot_be_are_refused():
         grouped(torch.tensor([0.1]), [[0, 1], [1]], kind="correlated", seed=0)
     with pytest.raises(UserError, match=r"size x density, which is 1\.2"):
         grouped(torch.tensor([0.4]), [[0, 1, 2]], kind="anticorrelated", seed=0)
+
+
+def test_sets_that_fill_their_whole_probability_are_taken():
+    """Five of .2 each: rounded to single precision their sum is a little more than 1."""
+    source = grouped(torch.tensor([0.2]), ((0, 1, 2, 3, 4),), kind="anticorrelated", seed=0)
+    on = (source.batch(0, 4000).x[0] > 0).sum(-1)
+    assert (on == 1).float().mean() > 0.99

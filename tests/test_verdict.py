@@ -1,6 +1,7 @@
 """Verdicts: each axis against known truth, the procedure against theorems, and small calibrations."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -268,6 +269,25 @@ def test_what_is_read_only_in_some_contexts_is_not_called_unread():
     both = moving(one, lambda x, at: (2 * (x @ read.mT) - 1).prod(1, keepdim=True))
     assert all(axis.p_absent == 1.0 for axis in causal(both))
     assert any("one way" in axis.why for axis in causal(both))
+
+
+def test_chosen_places_say_what_all_rows_say():
+    """Places have a rare label as often as not; the effect is a correlation over rows."""
+    one = subject(n=4000, rate=0.05, reads=(1.0, 1.0))
+    on, off = (np.flatnonzero(one.labels["a"] == value) for value in (1, 0))
+    few = np.sort(np.concatenate([on, off[: len(on)]]))
+    every, some = causal(one)[0], causal(replace(one, places=few))[0]
+    assert some.effect == pytest.approx(every.effect, abs=0.05)
+    assert every.effect > 0.5
+
+
+def test_what_other_labels_leave_nothing_of_is_not_said_to_be_missing():
+    one = subject(n=800, null="none")
+    scores = null_scores(one, [[1], [0]], seeds=3, seed=0)
+    lost = replace(scores, r=torch.tensor([-0.1, 0.5]))
+    first, second = beyond_nulls(lost, one.names, level=0.025, seed=0)
+    assert first.why == "nothing is found of what other labels leave of it, at the rows where null networks are read"
+    assert second.why == ""
 
 
 def test_a_small_effect_that_is_sure_is_not_called_absent():

@@ -13,7 +13,7 @@ from torch import Tensor
 from toolkit.activations import Activations
 from toolkit.language import LanguageModel, ascii_safe
 from toolkit.latent_logits import LogitEffects, logit_effects, writes_to_stream
-from toolkit.latent_pages import FOLDER, TOKENS, Text, write_latents
+from toolkit.latent_pages import EVENTS, FOLDER, TOKENS, Text, write_latents
 from toolkit.runs import Run
 from toolkit.sae import SAE, LoadedSAE
 from toolkit.sae_scores import score_rows, typical_rows
@@ -23,8 +23,6 @@ MEASURED = 2**18
 """Rows of each part that are measured at most, evenly spaced: FVU, L0 and the share of rows a latent is active on."""
 SHOWN = 2**18
 """Rows that pages of latents are drawn from at most, in whole documents, those held out first."""
-EVENTS = 2**24
-"""Latents that are on in them, summed over rows, at most: 12 bytes each."""
 _PIECE = 2**14
 _BEFORE, _AFTER = 6, 3
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from toolkit.cached_rest import CachedRest
+from toolkit.cached_rest import CachedRest, checked_places
 from toolkit.errors import require
 from toolkit.interventions import record
 from toolkit.language import LanguageModel
@@ -51,8 +51,10 @@ class BlockStep:
 
         Raises:
             UserError: what `toolkit.interventions.record` refuses; a model whose modules cannot be run from a hook on,
-                hooks in the wrong order.
+                hooks in the wrong order, places that the sequences do not have.
         """
+        model.check_tokens(tokens)
+        places = checked_places(tokens, places)
         hooks = [hook, later]
         parts = [[record(model, some, hooks)[name] for name in hooks] for some in tokens.split(_AT_ONCE)]
         sequence, position = places.T

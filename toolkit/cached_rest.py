@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from toolkit.errors import require
 from toolkit.language import LanguageModel
 from toolkit.plain_network import module_of, unwrapped
 
@@ -15,6 +16,20 @@ _AT_ONCE = 16
 """Sequences run together when keys and values are kept."""
 _UNSUITED = (AttributeError, TypeError, ValueError, RuntimeError, KeyError, IndexError)
 """What running a network's modules in another way than their authors meant may end in."""
+
+
+def checked_places(tokens: Tensor, places: Tensor) -> Tensor:
+    """Places (n, 2) on the CPU.
+
+    Raises:
+        UserError: the sequences do not have one.
+    """
+    places, limits = places.cpu(), torch.tensor(tokens.shape)
+    require(
+        places.ndim == 2 and places.shape[1] == 2 and bool(((places >= 0) & (places < limits)).all()),
+        f"places must be (n, 2) sequences and positions within {tuple(tokens.shape)}",
+    )
+    return places
 
 
 class CachedRest:
@@ -85,7 +100,7 @@ class CachedRest:
         longest = int(position.max())
         before = torch.arange(longest) - (longest - position)[:, None]  # (rows, longest); padding on the left is < 0
         mask = torch.cat([before >= 0, torch.ones(len(at), 1, dtype=torch.bool)], 1).long()
-        device = activations.device
+        device = next(self._network.parameters()).device
         given = self._given(sequence, position)
         with self._entered(sequence, position), _replaced(self._network, self._path, self._side, activations):
             states: Tensor = self._network(

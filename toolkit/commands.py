@@ -33,8 +33,13 @@ def exit_code(action: Callable[[], int], *, less: str, kept: str) -> int:
         if "0" in (os.environ.get("RANK", "0"), os.environ.get("LOCAL_RANK")):
             print(f"error: {error}", file=sys.stderr)
         return 2
-    except MemoryError as error:
-        print(f"error: not enough memory for these sizes ({error}): {less}", file=sys.stderr)
+    except (MemoryError, RuntimeError) as error:
+        # torch has errors of its own: a class for the GPU's memory, a bare RuntimeError for the CPU's.
+        of_torch = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+        if not (isinstance(error, MemoryError) or of_torch):
+            raise
+        told = (str(error).splitlines() or [""])[0]
+        print(f"error: not enough memory for these sizes ({told}): {less}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         on = f"the same command with --resume goes on from the {kept}" if kept else "nothing was kept; give it again"

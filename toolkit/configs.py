@@ -67,6 +67,11 @@ class ToyModel:
         object.__setattr__(self, "density", _as_densities(self.density))
         _positive(self, "importance")
         require(
+            (self.features - 1) * math.log(self.importance) <= math.log(_LARGEST),
+            f"importance={self.importance:g} to the power {self.features - 1} is more than {_LARGEST:g}: "
+            "bring it nearer to 1",
+        )
+        require(
             len(self.density) <= self.instances,
             f"{len(self.density)} densities need at least as many instances, got instances={self.instances}",
         )

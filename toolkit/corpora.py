@@ -43,7 +43,8 @@ def documents(source: str | Path) -> list[Document]:
       (` = Title = ` between blank lines) begins one; without these the file is one document.
     - A CoNLL-U file: one document for each `# newdoc`; sentences are joined by a blank line before `# newpar`, else
       by a space, or by nothing after `SpaceAfter=No`.
-    - A folder: its files of these kinds, sorted by path, those in sub-folders too; hidden and blank ones are left out.
+    - A folder: its files of these kinds, sorted by path, those in sub-folders too; hidden ones and blank text files
+      are left out.
     - `nltk:NAME[/PATTERN]`: one document for each file id that the pattern takes, from `nltk.data.path`; nothing is
       downloaded. Running text is taken as it stands; where a corpus has words only, see `nltk_corpora.text`.
     - `hf:NAME[:CONFIG][:SPLIT]`: the column `text`, one document a row (split `train` unless named).

@@ -19,9 +19,7 @@ def resolve(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "--device cuda: torch sees no CUDA device here; use --device cpu, or auto to take what there is"
-        )
+        raise UserError("device cuda: torch sees no CUDA device here; use cpu")
     return device
 
 

@@ -188,7 +188,7 @@ def merge(X: Float[np.ndarray, "rows d"], weights: Float[np.ndarray, " rows"]) -
     So a row given twice is a row of twice the weight, and never stands on both sides of a split.
     """
     kept = weights > 0
-    X = np.ascontiguousarray(X[kept])
+    X = np.ascontiguousarray(X[kept]) + 0.0  # -0.0 is 0.0, of other bytes
     raw = X.view(np.dtype((np.void, X.itemsize * X.shape[1]))).ravel()
     _, first, which = np.unique(raw, return_index=True, return_inverse=True)
     summed = np.bincount(which, weights[kept])

@@ -13,8 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from toolkit import mid_stream
-from toolkit.cached_rest import CachedRest
-from toolkit.errors import require
+from toolkit.cached_rest import CachedRest, checked_places
 from toolkit.interventions import record
 from toolkit.language import LanguageModel
 
@@ -75,11 +74,7 @@ class LanguageDownstream:
         """
         model.check_tokens(tokens)
         model.check_hook(hook)
-        places, limits = places.cpu(), torch.tensor(tokens.shape)
-        require(
-            places.ndim == 2 and places.shape[1] == 2 and bool(((places >= 0) & (places < limits)).all()),
-            f"places must be (n, 2) sequences and positions within {tuple(tokens.shape)}",
-        )
+        places = checked_places(tokens, places)
         self.model, self.hook, self.tokens, self.places = model, hook, tokens, places
         self._shape = record(model, tokens[:1, :1], [hook])[hook].shape[2:]
         if activations is None:
@@ -94,7 +89,7 @@ class LanguageDownstream:
     def __call__(self, activations: Float[Tensor, "rows d"], at: Int[Tensor, " rows"]) -> Float[Tensor, "rows outputs"]:
         """As `Downstream` has it; outputs are log-probabilities of the vocabulary."""
         logits = self._whole(activations, at) if self._rest is None else self._rest(activations, at)
-        return logits.log_softmax(1)
+        return logits.log_softmax(1).to(activations.device)
 
     @torch.no_grad()
     def _agrees(self) -> bool:

@@ -51,6 +51,7 @@ def fit(settings: dict[str, Any]) -> None:
         hook, processing = _hook(options, given), _processing(given)
         with first_alone():  # the others find in the cache what the first has put there
             model, found = _harvested(options, run, hook, device, processing)
+        options = replace(options, context=found.cutting.context)  # no more than the model reads
         stream = prepare(found, hook, 1.0 if given else options.held_out, seed=run.seed)
         if rank() > 0:
             if given is None:

@@ -15,7 +15,7 @@ from toolkit.configs import EmbeddingConfig, to_dict
 from toolkit.devices import progress_bar, resolve
 from toolkit.errors import require
 from toolkit.language import Embedding, load_embedding
-from toolkit.latent_pages import FOLDER, Text, write_latents
+from toolkit.latent_pages import EVENTS, FOLDER, Text, write_latents
 from toolkit.logbook import logged
 from toolkit.runs import Run, open_run, write_json, writing
 from toolkit.sae import SAE, fit_sae
@@ -93,7 +93,7 @@ def fit(settings: dict[str, Any]) -> None:
     measured = measure(raw_sae, rows)
     typical = typical_tokens(raw_sae, rows, embedding, measured["shares"], seed=run.seed)
     with writing(folder.folder):
-        write_pages(folder, raw_sae, rows, embedding, seed=run.seed)
+        write_pages(folder, raw_sae, rows, embedding, measured["l0"], seed=run.seed)
     done = _write(folder, raw_sae, rows, measured, typical)
     print(table(embedding, rows, raw_sae, measured, typical))
     print(f"written: {done}")
@@ -125,11 +125,16 @@ def typical_tokens(sae: SAE, rows: Rows, embedding: Embedding, shares: Tensor, *
     ]
 
 
-def write_pages(folder: Run, sae: SAE, rows: Rows, embedding: Embedding, *, seed: int) -> None:
-    """Write what pages of single latents need into the run's folder: each token stands for itself, without context."""
-    every = np.arange(len(rows.raw))
-    text = Text(every, np.zeros_like(every), every, np.isin(every, rows.held_out.numpy()))
-    write_latents(folder.folder / FOLDER, sae, [rows.raw], text, embedding.tokenizer, None, seed=seed)
+def write_pages(folder: Run, sae: SAE, rows: Rows, embedding: Embedding, l0: float, *, seed: int) -> None:
+    """Write what pages of single latents need into the run's folder: each token stands for itself, without context.
+
+    Where codes are so dense that those of all tokens would not fit in memory, tokens drawn at random stand for them.
+    """
+    drawn = np.random.default_rng([seed, 6]).permutation(len(rows.raw))[: int(EVENTS / max(l0, 1))]
+    some = np.sort(drawn)
+    text = Text(some, np.zeros_like(some), some, np.isin(some, rows.held_out.numpy()))
+    shown = rows.raw[torch.from_numpy(some)]
+    write_latents(folder.folder / FOLDER, sae, [shown], text, embedding.tokenizer, None, seed=seed)
 
 
 def _write(folder: Run, sae: SAE, rows: Rows, measured: dict[str, Any], typical: list[dict[str, Any]]) -> Path:

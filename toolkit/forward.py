@@ -61,7 +61,7 @@ def forward_to(model: LanguageModel, hooks: Iterable[str]) -> Forward:
     require(direction == "causal", f"{model.name} is {direction}: only models that read left to right can be harvested")
     device = next(model.bridge.original_model.parameters()).device
     bridged = _bridged(model.bridge, hooks)
-    probes = [_probe(model, length).to(device) for length in _PROBES]
+    probes = [_probe(model, min(length, model.context)).to(device) for length in _PROBES]
     expected = [bridged(probe) for probe in probes]
     for name in hooks:
         _check_rows(name, [values.get(name) for values in expected], probes)

@@ -22,7 +22,8 @@ def fit_encoder(
     taken off before training and folded into the biases after it.
 
     Raises:
-        UserError: directions of another number than the SAE's latents, or of another length than 1; a tied SAE.
+        UserError: directions of another number than the SAE's latents, or of another length than 1; a tied or a
+            resampled SAE.
         DivergenceError: the loss stopped being finite.
     """
     shape = (config.width, rows.shape[1])
@@ -30,6 +31,7 @@ def fit_encoder(
     unit = bool((directions.norm(dim=1) - 1).abs().max() < 1e-4)
     require(unit, "directions must have length 1: a latent's value is what it writes")
     require(not config.tied, "a tied SAE has no encoder of its own: its directions cannot be held while it is trained")
+    require(not config.resample, "resampling draws decoder rows anew, which are held here: leave it out")
     mean = rows.mean(0)
     scale = float((rows - mean).square().sum(1).mean().clamp(min=1e-30).rsqrt()) * rows.shape[1] ** 0.5
     trainer = _EncoderTrainer(rows_target((rows - mean) * scale, seed=seed), config, seed, directions)

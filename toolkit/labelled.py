@@ -181,7 +181,8 @@ def _table_items(path: Path, text: str, label: str, document: str) -> Iterator[_
             place = f"{path}, line {rows.line_num}"
             cells = len(rows.fieldnames or [])
             require(None not in row and None not in row.values(), f"{place}: expected {cells} cells, as in the header")
-            require(all(row[c].strip() for c in (text, label)), f"{place}: {text} or {label} is blank")
+            for column in filter(None, (text, label, document)):
+                require(bool(row[column].strip()), f"{place}: {column} is blank")
             name = f"{path.name}/{row[document] if document else rows.line_num}"
             yield _Item(row[text], name, labels={label: row[label]})
     except csv.Error as error:

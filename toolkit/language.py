@@ -28,6 +28,7 @@ from toolkit.model_files import (
     find_model,
     model_folder,
     not_to_be_had,
+    tensor_names,
 )
 from toolkit.weight_processing import (
     CENTRE_UNEMBED,
@@ -226,8 +227,8 @@ def _kept_embedding(folder: Path, revision: str) -> Tensor | None:
 
     if not (folder / EMBEDDINGS).is_file():
         return None
+    kept = tensor_names(folder / EMBEDDINGS)
     with safe_open(folder / EMBEDDINGS, framework="pt") as file:
-        kept = list(file.keys())
         if revision not in kept:
             whole = [path.name for path in (folder / "checkpoints").glob("*")]
             if revision not in whole:

@@ -20,6 +20,8 @@ from toolkit.latent_logits import STATED, LogitEffects
 from toolkit.maps import umap_plane
 from toolkit.sae import SAE, LoadedSAE
 
+EVENTS = 2**24
+"""Latents that are on in the rows that pages are drawn from, summed, at most: 12 bytes each."""
 FOLDER = "latents"
 """In a run's folder."""
 INDEX = "index.json"

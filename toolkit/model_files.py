@@ -145,7 +145,7 @@ def _check_folder(folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         _check_shards(folder, index)
-    names = {name for path in folder.glob("*.safetensors") for name in _tensor_names(path)}
+    names = {name for path in folder.glob("*.safetensors") for name in tensor_names(path)}
     # The loaders fill a missing embedding with random numbers and go on.
     require(
         not names or any(mark in name for name in names for mark in _EMBEDDING_MARKS),
@@ -164,8 +164,12 @@ def _check_shards(folder: Path, index: Path) -> None:
     require(not missing, f"{folder} lacks weights named in its index: {', '.join(missing)}")
 
 
-def _tensor_names(path: Path) -> list[str]:
-    """The names in a safetensors file, which is read far enough to know that it is whole."""
+def tensor_names(path: Path) -> list[str]:
+    """The names in a safetensors file, which is read far enough to know that it is whole.
+
+    Raises:
+        UserError: it is not.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -76,8 +76,10 @@ class Network:
         sizes = [self.inputs, *(layer.size for layer in self.layers)]
         for at, layer in enumerate(self.layers):
             require(
-                not (layer.tied or layer.mirrored) or (at > 0 and layer.size == sizes[at - 1]),
-                f"layer {at + 1} of sizes {sizes} is tied: it must return to the size before the layer it mirrors",
+                not (layer.tied or layer.mirrored)
+                or (at > 0 and layer.size == sizes[at - 1] and not self.layers[at - 1].tied),
+                f"layer {at + 1} of sizes {sizes} is tied: it must return to the size before the layer it mirrors, "
+                "and that layer must have a W of its own",
             )
 
     def shape(self, at: int) -> tuple[int, int]:
@@ -180,11 +182,13 @@ def train_network(
 
     Raises:
         DivergenceError: the loss of an instance stopped being finite (the step is named).
-        UserError: the source does not fit the network.
+        UserError: the source does not fit the network, a snapshot of a step that does not come.
     """
     fits = (source.inputs, source.outputs) == (network.inputs, network.layers[-1].size)
     given = f"the source has {source.inputs} and {source.outputs}"
     require(fits, f"the network maps {network.inputs} inputs to {network.layers[-1].size} outputs, {given}")
+    wrong = [step for step in snapshots if not 0 <= step <= training.toy_steps]
+    require(not wrong, f"snapshots must lie in 0 to toy_steps={training.toy_steps}, got {wrong}")
     state = descend(
         partial(_initial, network, source.instances, seed, snapshots),
         partial(_steps, network, source, training.toy_batch, power, weight_decay, sorted(snapshots)),

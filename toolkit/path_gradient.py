@@ -56,11 +56,11 @@ def mean_gradient(
     without regard to sign, are at most tolerance * |change| + floor, so that no share is further off than that; one
     that is not there after ROUNDS is left as it is. All places go through the metric together.
     """
-    at = torch.arange(len(start))
+    at = torch.arange(len(start), device=start.device)
     first, last = (values(metric, each, at) for each in (start, end))
     allowed = tolerance * (last - first).double().abs() + floor
     path = _Paths(metric, start, end, shares)
-    zero = torch.zeros(len(start), dtype=torch.float64)
+    zero = torch.zeros(len(start), dtype=torch.float64, device=start.device)
     known = path.integrated(at, zero, zero + 1, first, last)
     steps = torch.full_like(at, NODES)
     worst = torch.ones_like(at, dtype=torch.bool)  # one piece has nothing yet to be compared with
@@ -72,7 +72,7 @@ def mean_gradient(
         if not worst.any():
             break
     weighted = (known.high - known.low)[:, None] * known.gradient
-    gradient = torch.zeros(start.shape, dtype=torch.float64).index_add(0, known.at, weighted)
+    gradient = torch.zeros(start.shape, dtype=torch.float64, device=start.device).index_add(0, known.at, weighted)
     return PathGradient(gradient, last - first, steps)
 
 
@@ -120,10 +120,12 @@ class _Paths:
 
     def integrated(self, at: Tensor, low: Tensor, high: Tensor, below: Tensor, above: Tensor) -> _Pieces:
         """Pieces with the gradient's mean over them; errors are how far their shares are from summing."""
-        along = low[:, None] + (high - low)[:, None] * (_ABSCISSAE + 1) / 2  # (pieces, nodes)
+        along = low[:, None] + (high - low)[:, None] * (_ABSCISSAE.to(low) + 1) / 2  # (pieces, nodes)
         each = at.repeat_interleave(NODES)
         found = gradients(self.metric, self._rows(each, along.flatten()), each)
-        mean = torch.einsum("k,pkd->pd", _WEIGHTS / 2, found.double().unflatten(0, (-1, NODES)))  # (pieces * nodes, d)
+        mean = torch.einsum(
+            "k,pkd->pd", _WEIGHTS.to(low) / 2, found.double().unflatten(0, (-1, NODES))
+        )  # (pieces * nodes, d)
         integral = (high - low) * self.shares(mean, at).sum(1)
         return _Pieces(at, low, high, below, above, mean, (integral - (above - below).double()).abs())
 

@@ -56,11 +56,23 @@ def card(record: dict[str, Any]) -> str:
         f"{record['hardware']['name']} ({record['hardware']['device']}, "
         f"processes: {record['hardware']['processes']}, threads in each: {record['hardware']['threads']}).",
         "",
+        *_begun(record["start"]),
         "Whole models at earlier steps: `checkpoints/step_N`; embeddings at the other checkpoints: "
         "`embeddings.safetensors`. Weights are stored as float16 and load as float32.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _begun(start: dict[str, Any]) -> list[str]:
+    """What the training went on from; of no model nothing is said."""
+    told = [f"Trained on from `{start['from']}`."] if start["from"] else []
+    if start["randomised_rows"]:
+        alone = ", and nothing else was trained" * (start["train"] == "rows")
+        told.append(f"Rows drawn anew before: {', '.join(map(str, start['randomised_rows']))}{alone}.")
+    if start.get("norms_from"):
+        told.append(f"The frozen rows have the norms of those of `{start['norms_from']}`.")
+    return [" ".join(told), ""] if told else []
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from toolkit import corpora
-from toolkit.errors import require
+from toolkit.errors import UserError, require
 from toolkit.pretrain_config import PretrainConfig
 
 END = "<|endoftext|>"
@@ -128,16 +128,24 @@ def wrapped(tokenizer: Any, context: int) -> Any:
 
 
 def tokenizer_from(text: str, context: int) -> Any:
-    """The tokenizer of a tokenizer.json's text."""
+    """The tokenizer of a tokenizer.json's text.
+
+    Raises:
+        UserError: it is damaged, or has no <|endoftext|>.
+    """
     from tokenizers import Tokenizer
 
-    return wrapped(Tokenizer.from_str(text), context)
+    try:
+        learned = Tokenizer.from_str(text)
+    except Exception as error:  # tokenizers has no type of its own for it
+        raise UserError(f"tokenizer.json is damaged: {' '.join(str(error).split())}") from error
+    require(learned.token_to_id(END) is not None, f"the tokenizer has no {END}: it must part the documents")
+    return wrapped(learned, context)
 
 
 def joined(texts: Sequence[str], tokenizer: Any) -> Int[Tensor, " tokens"]:
     """Each text's tokens with <|endoftext|> before it, and one at the very end, in one stream."""
     end = tokenizer.eos_token_id
-    require(end is not None, "the tokenizer has no end-of-text token: it must part the documents")
     backend = tokenizer.backend_tokenizer
     parts: list[Any] = []
     for encoded in backend.encode_batch(list(texts), add_special_tokens=False):

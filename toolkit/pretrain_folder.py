@@ -20,11 +20,10 @@ from toolkit.checkpoints import FileCheckpoint
 from toolkit.configs import differing
 from toolkit.errors import UserError, require
 from toolkit.folder_lock import LOCK, FolderLock, take
+from toolkit.model_files import SHIPPED, check_model, tensor_names
 from toolkit.processes import rank
 from toolkit.runs import write_json
 
-SHIPPED = Path(__file__).parent / "models"
-"""The models that ship with the package, by name."""
 _UNFINISHED = ".unfinished"
 _STATE = "checkpoint_training.safetensors"
 _SCRATCH = (_STATE, "run.json", LOCK)
@@ -59,6 +58,12 @@ class ModelFolder:
         else:
             rows = model.get_input_embeddings().weight
             _save({f"step_{step}": rows}, self.path / "checkpoints" / f"step_{step}.safetensors")
+
+    def drop(self) -> None:
+        """Leave nothing behind of a training that could not begin."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self.lock is not None:
+            self.lock.release()
 
     def finish(self, model: Any, training: dict[str, Any], card: str) -> Path:
         """Write what is missing, give the folder its name, and drop the training's state."""
@@ -151,12 +156,13 @@ def load_start(folder: str) -> tuple[Any, Any]:
     A checkpoint's folder has no tokenizer; that of the model it belongs to is taken.
 
     Raises:
-        UserError: no model or no tokenizer there.
+        UserError: no GPT-2 or no tokenizer there, or a file is damaged.
     """
     from toolkit.pretrain_data import tokenizer_from
 
     path = SHIPPED / folder if (SHIPPED / folder).is_dir() else Path(folder)
     require((path / "config.json").is_file(), f"no model at {folder}: expected a folder with config.json and weights")
+    check_model(str(path))
     model = _load(path)
     for place in (path, path.parent.parent):
         if (place / "tokenizer.json").is_file():
@@ -169,7 +175,7 @@ def checkpoint_rows(folder: str | Path) -> dict[int, Float[Tensor, "tokens d"]]:
     """The embedding at each checkpoint of a model's folder, by step, float32: whole models' and those kept alone.
 
     Raises:
-        UserError: the folder is none that `python -m toolkit.pretrain` wrote.
+        UserError: the folder is none that `python -m toolkit.pretrain` wrote, or a file in it is damaged.
     """
     from safetensors import safe_open
     from safetensors.torch import load_file
@@ -177,8 +183,10 @@ def checkpoint_rows(folder: str | Path) -> dict[int, Float[Tensor, "tokens d"]]:
     folder = SHIPPED / folder if (SHIPPED / folder).is_dir() else Path(folder)
     alone = folder / "embeddings.safetensors"
     require(alone.is_file(), f"{folder} has no {alone.name}: expected a folder that toolkit.pretrain wrote")
+    tensor_names(alone)
     found = {_step(name): rows for name, rows in load_file(alone).items()}
     for path in (folder / "checkpoints").glob("step_*/model.safetensors"):
+        tensor_names(path)
         with safe_open(path, framework="pt") as file:
             found[_step(path.parent.name)] = file.get_tensor("transformer.wte.weight")
     return {step: found[step].float() for step in sorted(found)}
@@ -191,8 +199,11 @@ def _load(path: Path) -> Any:
 
     disable_progress_bar()
     try:
+        kind = json.loads((path / "config.json").read_text("utf-8")).get("model_type")
+        # Of another kind the loader would warn, and draw every weight at random.
+        require(kind == "gpt2", f"the model in {path} is of type {kind}: expected a GPT-2, whose training goes on")
         return GPT2LMHeadModel.from_pretrained(path, local_files_only=True, dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, AttributeError) as error:
         raise UserError(f"cannot read the model in {path}: {str(error).splitlines()[0]}") from error
 
 

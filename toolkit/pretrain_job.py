@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from toolkit.configs import to_dict
 from toolkit.devices import progress_bar, resolve
-from toolkit.errors import require
+from toolkit.errors import DivergenceError, UserError, require
 from toolkit.logbook import logbook
 from toolkit.pretrain_card import card
 from toolkit.pretrain_config import PretrainConfig, PretrainRun, log_grid, spread
@@ -58,7 +58,12 @@ def work(config: PretrainConfig, run: PretrainRun) -> Path | None:
         folder = open_folder(done, _settings(config, run, data), whole)
         with writing(folder.path):
             _keep_tokenizer(data.tokenizer, folder.path)
-            trained, rounded = _train(config, run, data, model, device, folder)
+            try:
+                trained, rounded = _train(config, run, data, model, device, folder)
+            except UserError as error:
+                if not (resumed or folder.checkpoint.path.exists() or isinstance(error, DivergenceError)):
+                    folder.drop()  # nothing was begun that --resume could go on with
+                raise
             record = training_record(config, run, data, trained, rounded, device, time.monotonic() - began, resumed)
             path = folder.finish(trained.model, record, card(record))
         _report(path, record)
@@ -109,7 +114,12 @@ def training_record(
         "name": Path(run.out).name,
         "config": to_dict(config),
         "seed": run.seed,
-        "start": {"from": _named(run.start), "randomised_rows": list(run.randomise_rows), "train": run.train},
+        "start": {
+            "from": _named(run.start),
+            "norms_from": _named(run.norms_from),
+            "randomised_rows": list(run.randomise_rows),
+            "train": run.train,
+        },
         "corpora": [
             {"name": _named(name), "licence": licence} for name, licence in zip(run.corpus, licences, strict=True)
         ],

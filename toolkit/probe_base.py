@@ -89,6 +89,7 @@ class Probe(ClassifierMixin, BaseEstimator):
             UserError: settings out of range, a class that the choice of a penalty could not spread over folds.
         """
         check_settings(self, data)
+        resolve(self.device)
         if self._penalised and self.l2 is None:
             folds(data, self.folds, seed=self.random_state)
 

@@ -86,7 +86,8 @@ class ProbeSearch:
         """
         if not len(self.null):
             return None
-        return float((1 + (self.null >= self.value).sum()) / (1 + len(self.null)))
+        least = self.value - 1e-12  # ties are ties however differences round
+        return float((1 + (self.null >= least).sum()) / (1 + len(self.null)))
 
     @property
     def enough(self) -> bool:

@@ -60,13 +60,22 @@ class LinearProbe(Probe):
         self.random_state = random_state
         self.device = device
 
-    def fit_many(self, rows: Design, labels: Tensor, data: ProbeRows, l2: list[float]) -> Heads:
-        """Fit label vectors, each with its penalty, on rows made ready by `design`."""
+    def check(self, data: ProbeRows) -> None:
+        """Refuse what `fit` would refuse of these rows, without fitting."""
+        self._check_loss()
+        super().check(data)
+
+    def _check_loss(self) -> None:
         if self.loss not in ("logistic", "squared"):
             raise unknown("loss", str(self.loss), ("logistic", "squared"))
+        fits = self.loss == "logistic" or self.class_weight is None
+        require(fits, "class_weight is for loss='logistic': leave it out, or change the loss")
+
+    def fit_many(self, rows: Design, labels: Tensor, data: ProbeRows, l2: list[float]) -> Heads:
+        """Fit label vectors, each with its penalty, on rows made ready by `design`."""
+        self._check_loss()
         how: Any = {"classes": len(data.classes), "l2": self.penalties(l2, rows)}
         if self.loss == "squared":
-            require(self.class_weight is None, "class_weight is for loss='logistic': leave it out, or change the loss")
             return least_squares(rows, labels, **how)
         shares = self.shares(data, labels)
         return fit_logistic(rows, labels, **how, shares=shares, tolerance=self.tolerance_for(rows)).heads
@@ -189,9 +198,9 @@ class MLPProbe(Probe):
 
 
 class MeanDifferenceProbe(Probe):
-    """The nearest class mean: directions are differences of means, in raw activations unless standardised.
+    """Class means: directions are differences of means, in raw activations unless standardised.
 
-    Scores are the log-odds of Gaussians with the same spherical covariance.
+    Scores are the log-odds of Gaussians with the same spherical covariance, the classes' shares as priors.
 
     Args:
         standardise: columns to variance one first.

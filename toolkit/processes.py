@@ -10,13 +10,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from toolkit.errors import require
+
 PATIENCE = timedelta(days=2)
 """How long a process waits for the others: as long as the first may take to harvest. torchrun ends them if it dies."""
 
 
 @contextmanager
 def joined_processes(device: str) -> Iterator[None]:
-    """Join torchrun's other processes, if there are any: over gloo on CPUs, over NCCL with a GPU each."""
+    """Join torchrun's other processes, if there are any: over gloo on CPUs, over NCCL with a GPU each.
+
+    Raises:
+        UserError: more processes than GPUs.
+    """
     if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
         yield
         return
@@ -24,6 +30,9 @@ def joined_processes(device: str) -> Iterator[None]:
     # while there is a group, that group's threads outlive it and may abort the process as it ends.
     importlib.import_module("torch.distributed.nn")
     if device == "cuda":
+        wanted, there = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+        few = f"{wanted} processes here and a GPU each, but torch sees {there}"
+        require(wanted <= there, f"{few}: give torchrun --nproc-per-node {there}, or --device cpu")
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
     yield

@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from toolkit import certificates
 from toolkit.certified_codes import Certified, certify
-from toolkit.coding_inputs import as_rows, check_count, check_lasso, checked
+from toolkit.coding_inputs import as_numbers, as_rows, check_count, check_lasso, checked
 from toolkit.errors import check_parameters, require
 from toolkit.sparse_coding import Solved
 
@@ -202,7 +202,8 @@ class Lasso(_Coder):
         X, atoms = self._ready(X)
         found: dict[float, Codes] = {}
         start = None
-        for alpha in sorted(set(alphas), reverse=True):
+        given = list(alphas) if isinstance(alphas, Iterable) and not hasattr(alphas, "detach") else alphas
+        for alpha in np.unique(as_numbers(given, "alphas"))[::-1].tolist():
             solved = self._at(X, atoms, alpha, start)
             self._report(solved.given_up)
             start = found[alpha] = solved.codes

@@ -229,7 +229,7 @@ def _stay_positive(G, c, chosen, count, z, target, L):
         stop, share = -1, 1.0
         for i in range(count):
             if target[i] <= 0 and z[i] <= share * (z[i] - target[i]):
-                stop, share = i, z[i] / (z[i] - target[i])
+                stop, share = i, z[i] / max(z[i] - target[i], 1e-300)
         for i in range(count):
             z[i] += share * (target[i] - z[i])
         if stop < 0:

@@ -95,12 +95,12 @@ class Trainer:
         return (step + 1) % self.config.dead_after == 0 and step < 0.8 * self.config.steps
 
     def _resample(self, x: Tensor, step: int) -> None:
-        """Point latents silent since the last resampling at badly reconstructed rows (Bricken et al. 2023, appendix).
+        """Point silent latents at what badly rebuilt rows lack; Bricken et al. (2023, appendix) take the rows.
 
         Rows are drawn in proportion to squared loss; the encoder starts at `resample_encoder` times the live latents'
         norm, the decoder at their mean norm, and Adam forgets what it knew of them.
         """
-        silent = self.silent >= self.config.dead_after - 1
+        silent = self.silent >= max(self.config.dead_after - 1, 1)
         for i in silent.any(1).nonzero().flatten().tolist():
             latents = silent[i].nonzero().flatten()
             p = {name: value[i : i + 1] for name, value in with_encoder(self.parameters).items()}

@@ -32,7 +32,7 @@ def chance(toy: TrainedToy, sae: SAE, *, seed: int) -> list[Recovery]:
     times the one gain that rebuilds x best.
     """
     features, x = _fresh(toy, seed)
-    draws = [_compare(toy, _random(sae, x, seed + draw), features, x) for draw in range(DRAWS)]
+    draws = [_compare(toy, _random(sae, x, seed * DRAWS + draw), features, x) for draw in range(DRAWS)]
     return [_mean([draw[i] for draw in draws]) for i in range(len(x))]
 
 

@@ -36,6 +36,7 @@ def omp_codes(X: Any, D: Any, n_nonzero: int, *, positive: bool = False, device:
     on = resolve(device)
     X, D = checked(X, D)
     check_count(n_nonzero, len(D))
+    n_nonzero = min(n_nonzero, D.shape[1])  # more cannot be independent
     atoms = torch.tensor(D, dtype=torch.float64, device=on)
     gram, parts, doubtful = atoms @ atoms.T, [], []
     for rows in _batches(len(X), 32 * n_nonzero**2 + 40 * len(D), on):

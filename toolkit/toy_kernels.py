@@ -71,7 +71,8 @@ def _decode(hidden, W, b, relu, outputs):
 def _residuals(batch, start, width, importance, relu, outputs, active):
     """Turn outputs into d loss / d pre-activation in place; returns the summed loss of the block.
 
-    `active[j]` counts the rows of the block that have a gradient at output j.
+    `active[j]` is 0 where no row of the block has a gradient at output j, else their number; rows with j on may count
+    twice.
     """
     starts, features, values, order, _ = batch
     loss = 0.0

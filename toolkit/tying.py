@@ -84,7 +84,7 @@ def fit_variant(toy: TrainedToy, name: str, config: SAEConfig, *, seed: int) -> 
 def random_toy(toy: TrainedToy, *, seed: int) -> TrainedToy:
     """The same features along random unit directions: a toy model that has learned nothing."""
     hidden, features = toy.W.shape[1:]
-    draws = [metrics.random_dictionary(features, hidden, seed=seed * 10_007 + i) for i in range(len(toy.W))]
+    draws = [metrics.random_dictionary(features, hidden, seed=(seed + 1) * 10_007 - 1 - i) for i in range(len(toy.W))]
     return replace(toy, W=torch.stack(draws).mT.contiguous())
 
 

@@ -12,6 +12,7 @@ from experiments.embedding import coding
 from experiments.embedding.basis_figures import NULLS
 from experiments.embedding.basis_report import summarise
 from experiments.registry import Experiment, register
+from toolkit.errors import require
 from toolkit.sae import SAEConfig
 from toolkit.unigrams import model_unigram
 
@@ -47,6 +48,11 @@ class Settings:
     written: int = 64
     """Sequences of 128 tokens that the model writes for the frequencies."""
 
+    def __post_init__(self) -> None:
+        rising = len(self.ks) > 1 and list(self.ks) == sorted(set(self.ks))
+        require(rising, f"ks must be two or more that rise, got {self.ks}")
+        require(self.k in self.ks, f"k={self.k} must be one of ks={self.ks}: the error is compared there")
+
 
 def cells(settings: Settings) -> list[dict[str, Any]]:
     """The longest first: frequencies and what is learned with them, SAEs, dictionaries, and what is not learned."""
@@ -59,7 +65,7 @@ def cells(settings: Settings) -> list[dict[str, Any]]:
 
 def measure(settings: Settings, cell: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
     """Squared errors of the held-out tokens at every k, (tokens, ks), under the name of what coded them."""
-    seed = seed + cell["replicate"]
+    seed = (997 * seed + cell["replicate"]) % 2**31
     rows = coding.split(settings, cell["source"], settings.coded, seed)
     n = round(settings.overcomplete * rows.train.shape[1])
     if cell["part"] == "fixed":

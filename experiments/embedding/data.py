@@ -50,11 +50,6 @@ class Vocabulary:
     ids: Int[Tensor, " tokens"]
     """Where each token stands in the embedding."""
 
-    @property
-    def effective_tokens(self) -> float:
-        """How many equally frequent tokens the weights are worth; all of them without weights."""
-        return float(len(self.rows)) if self.weights is None else corpora.effective_size(self.weights)
-
 
 def vocabulary(settings: Given, seed: int, *, texts: bool = True) -> Vocabulary:
     """The embedding that settings name, loaded once in a process, or a planted one where they name none.

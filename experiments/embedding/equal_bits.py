@@ -63,7 +63,7 @@ def cells(settings: Settings) -> list[dict[str, Any]]:
 
 def measure(settings: Settings, cell: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
     """FVU of held-out tokens at every k, as it is and after rounding, with the bits it takes; or what is stored."""
-    seed = seed + cell["replicate"]
+    seed = (997 * seed + cell["replicate"]) % 2**31
     rows = coding.split(settings, "observed", settings.coded, seed)
     if cell["part"] == "stored":
         return stored(rows, settings.stored, steps=settings.storing_steps, seed=seed)

@@ -52,7 +52,7 @@ def measure(settings: Settings, cell: Mapping[str, Any], seed: int) -> dict[str,
     """Squared errors of the held-out tokens under the name of what was coded; or the tokens' frequencies."""
     if cell["part"] == "frequencies":
         return {"weights": _weights(settings, seed)}
-    seed = seed + cell["replicate"]
+    seed = (997 * seed + cell["replicate"]) % 2**31
     tokens = vocabulary_at(settings, cell["step"], seed)
     d = tokens.rows.shape[1]
     n, k = round(settings.overcomplete * d), max(1, round(settings.sparsity * d))

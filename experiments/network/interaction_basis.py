@@ -20,7 +20,7 @@ class Settings:
     model: str = ""
     """tiny-gpt2, a folder or a hub name; empty: the toys alone."""
     corpus: str = ""
-    """Text: a file, a folder, nltk:NAME; empty: what the model says itself."""
+    """Text: a file, a folder, nltk:NAME."""
     hook: str = ""
     """`blocks.<n>.hook_resid_post`, with commas between many, each looked at with the next block's; empty: after
     `layers` evenly spaced blocks."""

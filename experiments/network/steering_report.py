@@ -83,14 +83,19 @@ def checks(shares: Mapping[str, Tensor]) -> tuple[Check, ...]:
 def _numbers(one: Mapping[str, Tensor]) -> dict[str, list[float]]:
     """Of a family in the model, an entry an attribute."""
     target = one["along"][0].diagonal(dim1=0, dim2=1).mT  # (m, places)
-    p = (1 + (one["random_target"][0] >= target.mean(1)[:, None]).sum(1)) / (1 + one["random_target"].shape[2])
+    p = _p(one["random_target"][0], target.mean(1))
     share = 1 - _off(one)[0]
-    p_share = (1 + (one["random_explained"][0] >= share[:, None]).sum(1)) / (1 + one["random_explained"].shape[2])
+    p_share = _p(one["random_explained"][0], share)
     others = one["along"][0].mean(2)
-    leak = (others - others.diag().diag()).abs().nan_to_num().amax(1)
+    leak = (others - others.diag().diag()).abs().amax(1)
     named = {"length": one["scales"][0], "target": target.mean(1), "share": share, "leakage": leak,
              "loss": one["loss"][0].mean(1), "p_target": p, "p_share": p_share}  # fmt: skip
     return {name: value.tolist() for name, value in named.items()}
+
+
+def _p(null: Tensor, observed: Tensor) -> Tensor:
+    """(1 + draws that reach it) / (1 + draws); NaN for a vector that cannot move the outputs so far."""
+    return torch.where(observed.isfinite(), (1 + (null >= observed[:, None]).sum(1)) / (1 + null.shape[1]), torch.nan)
 
 
 def over_documents(top: Tensor, bottom: Tensor, documents: Tensor) -> Interval:

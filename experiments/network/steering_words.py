@@ -73,7 +73,7 @@ def word_ground(settings: Any, seed: int) -> WordGround:
     """
     model = load_model(settings.model)
     blocks = int(model.bridge.cfg.n_layers)
-    block = blocks // 2 - 1 if settings.block < 0 else settings.block
+    block = max(0, blocks // 2 - 1) if settings.block < 0 else settings.block
     hook = f"blocks.{block}.hook_resid_post"
     words = _read(model, read_labelled(settings.corpus), settings, seed)
     fitted, effects, steered = (words.some(part) for part in split_documents(words.documents, _SHARES, seed=seed))

@@ -56,3 +56,6 @@ class Settings:
             require(len(set(sizes)) > 1, f"over_{name} needs two sizes for a slope, got {sizes}")
         among = f"copies={self.copies} must be one of over_copies={self.over_copies}"
         require(self.copies in self.over_copies, among)
+        apart = self.trained_large // (self.width * self.trained_copies)
+        few = f"trained_circuits={self.trained_circuits} lie apart in trained_large={self.trained_large}"
+        require(max(self.trained_circuits) > apart, f"{few}: take one above {apart}")

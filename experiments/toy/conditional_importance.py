@@ -57,8 +57,8 @@ def summarise(settings: Settings, cells: Sequence[Mapping[str, Any]], found: Seq
     apart_within = (own.within - other.within) / other.within.mean()
     apart_across = (own.across - other.across) / other.across.mean()
     checks = (
-        near("best quarter: 16 to 18 features, conditional importance", count[best], 17, 1.5),
-        near("best quarter: 16 to 18 features, fixed importance", fixed_count[best], 17, 1.5),
+        near("best quarter: about 17 features (16 to 18 in the source), conditional importance", count[best], 17, 1.5),
+        near("best quarter: about 17 features (16 to 18 in the source), fixed importance", fixed_count[best], 17, 1.5),
         within("difference in features represented, conditional - fixed", count - fixed_count, -1, 1),
         within("interference within halves, (conditional - fixed) / mean fixed", apart_within, -0.25, 0.25),
         within("interference across halves, (conditional - fixed) / mean fixed", apart_across, -0.25, 0.25),

@@ -16,6 +16,7 @@ from torch import Tensor
 from experiments.registry import Experiment, register
 from experiments.toy.geometry_report import summarise
 from toolkit.configs import ToyModel, ToyTraining
+from toolkit.errors import require
 from toolkit.metrics import dimensions_per_feature, feature_dimensionality, represented
 from toolkit.plateaus import LEVELS
 from toolkit.toy import train
@@ -46,6 +47,10 @@ class Settings:
     """Rows a step."""
     output: Literal["relu", "linear"] = "relu"
     """Activation at the output."""
+
+    def __post_init__(self) -> None:
+        paired = self.seeds >= TOGETHER and self.seeds % TOGETHER == 0
+        require(paired, f"seeds must be an even number, got {self.seeds}: one half chooses where the other is judged")
 
 
 def cells(settings: Settings) -> list[dict[str, Any]]:

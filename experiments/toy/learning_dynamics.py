@@ -12,6 +12,7 @@ from experiments.checks import above, at_most, share
 from experiments.figures import Figure, Plot, Series
 from experiments.registry import Experiment, Outcome, register
 from toolkit.configs import ToyTraining
+from toolkit.errors import require
 from toolkit.jumps import ALPHA, coincidence, covered, jumps, steady
 from toolkit.metrics import feature_dimensionality, gram
 from toolkit.networks import autoencoder, error, forward, train_network
@@ -37,6 +38,9 @@ class Settings:
     """Of training, small and with large batches, which keep the noise below the plateaus."""
     paired: bool = True
     """Compare each loss with its own geometry, or with the next instance's."""
+
+    def __post_init__(self) -> None:
+        require(self.steps >= 20 * BIN, f"steps must be at least {20 * BIN}, got {self.steps}: speeds are over {BIN}")
 
 
 def cells(settings: Settings) -> list[dict[str, Any]]:
@@ -67,6 +71,7 @@ def summarise(settings: Settings, cells: Sequence[Mapping[str, Any]], found: Seq
     others = [*turns[1:], turns[0]]
     partners = turns if settings.paired else others
     jumped = [i for i, one in enumerate(drops) if one]
+    require(bool(jumped), f"the loss of no instance jumps in steps={settings.steps}: take more steps or cells")
     hits = [coincidence(drops[i], partners[i], WINDOW) for i in jumped]
     chance = [covered(partners[i], WINDOW, fall.shape[1]) for i in jumped]
     swapped = np.concatenate([coincidence(drops[i], others[i], WINDOW) for i in jumped])

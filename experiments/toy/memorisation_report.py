@@ -28,7 +28,7 @@ def conclusion(by: ByRun, most: int, worst: int, undecayed: Sequence[int]) -> st
         f"{few['features']:.3f}; at T={most} it is {many['data']:.3f} and {many['features']:.3f}. The test error, as "
         f"a share of the squared norm, is {few['test']:.3f} and {many['test']:.3f} there, "
         f"{means[worst, True]['test']:.3g} at T={worst} and {means[0, True]['test']:.3f} with fresh samples. Without "
-        f"weight decay it is {plain}: the peak does not come from the decay."
+        f"weight decay it is {plain}."
     )
 
 

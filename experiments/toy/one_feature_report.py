@@ -54,10 +54,12 @@ def summarise(settings: Any, cells: Sequence[Mapping[str, Any]], found: Sequence
         at, first = jumps[0][0], sweeps[0]
         arrows += [Arrows(f"{varied} {x[i]:.3g}", first["W"][i].T, groups=(1, 0, 0, 0, 0)) for i in (at, at + 1)]
         low, high = min(x[j[0]] for j in jumps), max(x[j[0] + 1] for j in jumps)
-        after = np.mean([r["norms"][j[0] + 1] for r, j in zip(sweeps, jumps, strict=True)])
-        said.append(f"{varied} between {low:.3g} and {high:.3g} (squared norm from 0 to {after:.3g})")
-    conclusion = (
-        f"The optimum jumps from two digons without the varied feature to a pentagon with it, at {'; '.join(said)}."
-    )
+        before, after = (np.mean([r["norms"][j[0] + s] for r, j in zip(sweeps, jumps, strict=True)]) for s in (0, 1))
+        shown = np.mean([s == (0, 1) for s in sides])
+        said.append(
+            f"{varied} between {low:.3g} and {high:.3g} (squared norm from {before:.3g} to {after:.3g}; two digons "
+            f"before and a pentagon after in {shown:.0%} of sweeps)"
+        )
+    conclusion = f"The varied feature's squared norm takes its largest step at {'; '.join(said)}."
     caption = "Best of the seeds at each value. The varied feature, red, is absent on one side of the jump."
     return Outcome(conclusion, tuple(checks), (Figure("jump", caption, (*plots, *arrows)),))

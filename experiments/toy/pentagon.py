@@ -11,6 +11,7 @@ from experiments.checks import at_most, near, share
 from experiments.figures import Arrows, Figure
 from experiments.registry import Experiment, Outcome, register
 from toolkit.configs import ToyModel, ToyTraining
+from toolkit.errors import require
 from toolkit.metrics import gram
 from toolkit.toy import train
 
@@ -29,6 +30,10 @@ class Settings:
     """Of training."""
     output: Literal["relu", "linear"] = "relu"
     """Activation at the output."""
+
+    def __post_init__(self) -> None:
+        claimed = {0.9, 1.0} <= set(self.importances)
+        require(claimed, f"importances must hold .9 and 1, which claims are about, got {self.importances}")
 
 
 def cells(settings: Settings) -> list[dict[str, Any]]:
@@ -50,21 +55,22 @@ def measure(settings: Settings, cell: Mapping[str, Any], seed: int) -> dict[str,
 def summarise(settings: Settings, cells: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Tensor]]) -> Outcome:
     """Two orthogonal features at S=0, the pentagon at the highest sparsity."""
     by = {(cell["sparsity"], cell["importance"]): result for cell, result in zip(cells, found, strict=True)}
-    dense, sparse = by[min(settings.sparsities), 0.9], by[max(settings.sparsities), 1.0]
+    low, high = min(settings.sparsities), max(settings.sparsities)
+    dense, sparse = by[low, 0.9], by[high, 1.0]
     counts = (dense["W"].square().sum(1) > 0.5).sum(-1)
     largest_two = dense["W"].square().sum(1).topk(2).indices  # (I, 2)
     pairs = torch.stack([gram(W[:, kept])[0, 1].abs() for W, kept in zip(dense["W"], largest_two, strict=True)])
     checks = (
-        near("S=0, I=0.9^i: features represented", counts, 2, 0.1),
-        at_most("S=0, I=0.9^i: |cosine| of the two", pairs, 0.05),
-        near("S=0.95, I=1: mean D_i", sparse["D"].mean(-1), 0.4, 0.01),
-        share("S=0.95, I=1: every D_i within .02 of 2/5", (sparse["D"] - 0.4).abs().amax(-1) < 0.02, 0.9),
+        near(f"S={low:g}, I=0.9^i: features represented", counts, 2, 0.1),
+        at_most(f"S={low:g}, I=0.9^i: |cosine| of the two", pairs, 0.05),
+        near(f"S={high:g}, I=1: mean D_i", sparse["D"].mean(-1), 0.4, 0.01),
+        share(f"S={high:g}, I=1: every D_i within .02 of 2/5", (sparse["D"] - 0.4).abs().amax(-1) < 0.02, 0.9),
     )
     panels = tuple(Arrows(f"S={s:g}, I={i:g}^i, loss {r['loss'][0]:.3g}", r["W"][0].T) for (s, i), r in by.items())
     caption = "Feature directions of the best instance: two orthogonal ones when dense, a pentagon when sparse."
     conclusion = (
-        f"At S=.95 the best three quarters of {settings.seeds} seeds have D_i between {sparse['D'].min():.3f} and "
-        f"{sparse['D'].max():.3f} (a pentagon: .4); at S=0 with unequal importance, {counts.float().mean():.3g} "
+        f"At S={high:g} the best three quarters of {settings.seeds} seeds have D_i between {sparse['D'].min():.3f} and "
+        f"{sparse['D'].max():.3f} (a pentagon: .4); at S={low:g} with unequal importance, {counts.float().mean():.3g} "
         "features are represented, at right angles."
     )
     return Outcome(

@@ -90,10 +90,12 @@ def summarise(settings: Settings, cells: Sequence[Mapping[str, Any]], found: Seq
     control = Heatmap("linear, sparsest", gram(linear[-1, 0]))
     caption = "Features represented (95% intervals); Gram matrices of the best instances, most important first."
     first, last = (represented(W).sum(-1) for W in (model[0], model[-1]))
+    five = (represented(linear) == (torch.arange(FEATURES) < HIDDEN)).all(-1).double().mean()
     conclusion = (
-        f"The linear model keeps the five most important features at right angles at every density. The ReLU model "
-        f"represents {first.double().mean():.3g} features when dense and {last.double().mean():.3g} ({last.min()} to "
-        f"{last.max()}) at S = {1 - settings.densities[-1]:g}: more than antipodal pairs hold, but not all 20."
+        f"The linear model represents just the five most important features in {five:.0%} of cases. With "
+        f"{settings.output} output {first.double().mean():.3g} features are represented when dense and "
+        f"{last.double().mean():.3g} ({last.min()} to {last.max()}) at S = {1 - settings.densities[-1]:g}; antipodal "
+        f"pairs would hold {2 * HIDDEN}, and there are {FEATURES}."
     )
     figure = Figure("gram", caption, (counts, control, *grams))
     return Outcome(conclusion, _checks(linear, model, settings.densities), (figure,))
