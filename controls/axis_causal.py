@@ -190,19 +190,17 @@ def _judged(trial: Trial, outcome: Outcome, level: float) -> Axis:
     awake = abs(trial.awake())
     p_each = [above(effect - steer.off, error, CAUSAL.high) for effect in (on, abs(swap.on), awake)]
     p = max(p_each) if steer.on * swap.on > 0 else 1.0
-    why, rank = "", outcome.p
-    if rank > level:
-        p = max(p, rank)
-        why = "other directions of its length move the target as much" if on - steer.off > CAUSAL.low else ""
+    apart, rank = "", outcome.p
+    beaten = "other directions of its length move the target as much" * (rank > level and on - steer.off > CAUSAL.low)
+    p = max(p, rank) if rank > level else p
     if p <= level:
         drop, drop_error = trial.guard()
         if drop > 2.33 * drop_error and drop > (1 - DISAGREES) * on:
-            p, why = 1.0, "directions disagree: something that goes with it, and has no label, may be what is used"
+            p, apart = 1.0, "directions disagree: something that goes with it, and has no label, may be what is used"
     p_absent = max(below(abs(one.on), one.error, CAUSAL, level=level) for one in (steer, swap))
-    veto = _not_absent(trial, on, error)
-    if veto and p_absent < 1:
-        p_absent, why = 1.0, why or veto
-    why = why if min(p, p_absent) > level else ""
+    veto = _not_absent(trial, on, error) if p_absent < 1 else ""
+    p_absent = 1.0 if veto else p_absent
+    why = (apart or veto or beaten) if min(p, p_absent) > level else ""
     return Axis(on - steer.off, error, p, p_absent, why, CAUSAL, (outcome,))
 
 

@@ -6,7 +6,7 @@ import torch
 
 from experiments.network.steering import Settings
 from experiments.network.steering_families import DUAL, FAMILIES, LABELS, LOOSE, PROBE, WEIGHTED, families
-from experiments.network.steering_report import KINDS, TOY_FAMILIES, _claimed, over_documents
+from experiments.network.steering_report import KINDS, TOY_FAMILIES, _claimed, _p, over_documents
 from experiments.network.steering_words import next_word_effects, word_ground
 from experiments.network.steering_world import ATTRIBUTES, steering_world
 from toolkit.errors import UserError
@@ -124,7 +124,7 @@ def test_intervals_by_document_are_wider_than_by_place_where_documents_differ():
 
 def test_a_vector_that_cannot_move_the_outputs_has_no_p():
     null, observed = torch.tensor([[0.1, 0.2, 0.9], [0.1, 0.2, 0.9]]), torch.tensor([0.5, torch.nan])
-    p = report._p(null, observed)
+    p = _p(null, observed)
     assert p[0] == 0.5
     assert p[1].isnan()
 

@@ -40,6 +40,6 @@ def test_the_map_names_every_file_of_a_room_and_no_other(folder: str) -> None:
 
 def test_the_commands_shown_are_flags_that_exist() -> None:
     classes = (*CLASSES, How, PretrainConfig, PretrainRun, Job, audit_run.Job)
-    known = {flag_of(field.name) for cls in classes for field in fields(cls)} | {"--help", "--to", "--set"}
+    known = {flag_of(field.name) for cls in classes for field in fields(cls)} | {"--help", "--to", "--set", "--draws"}
     shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README))
     assert shown <= known

@@ -19,7 +19,7 @@ def resolve(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device cuda: torch sees no CUDA device here; use cpu")
+        raise UserError("device='cuda' (--device cuda): torch sees no CUDA device here; take cpu (--device cpu)")
     return device
 
 
