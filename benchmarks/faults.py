@@ -204,7 +204,9 @@ def _files(folder: Path) -> set[str]:
     """What a run leaves; not what a kill leaves just before the folder is made or just after it has its name."""
     found = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
     return {
-        str(path) for path in found if path.name != ".lock" and not any(part[-6:] == ".begun" for part in path.parts)
+        str(path)
+        for path in found
+        if path.name != ".lock" and path.suffix != ".tmp" and not any(part[-6:] == ".begun" for part in path.parts)
     }
 
 

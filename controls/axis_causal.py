@@ -200,7 +200,13 @@ def _judged(trial: Trial, outcome: Outcome, level: float) -> Axis:
     p_absent = max(below(abs(one.on), one.error, CAUSAL, level=level) for one in (steer, swap))
     veto = _not_absent(trial, on, error) if p_absent < 1 else ""
     p_absent = 1.0 if veto else p_absent
-    why = (apart or veto or beaten) if min(p, p_absent) > level else ""
+    less = on - steer.off
+    blind = "its interchange is known too roughly to show absence: more rows would tell"
+    blind *= on < CAUSAL.low and below(0.0, steer.error, CAUSAL, level=level) < 1
+    blind *= below(0.0, swap.error, CAUSAL, level=level) == 1
+    beside = f"it moves its target by {on:.2f}, too much for absent; less what moves beside it, {less:.2f}, too little"
+    beside *= on >= CAUSAL.low >= less
+    why = (apart or veto or beaten or blind or beside) if min(p, p_absent) > level else ""
     return Axis(on - steer.off, error, p, p_absent, why, CAUSAL, (outcome,))
 
 
@@ -213,6 +219,6 @@ def _not_absent(trial: Trial, on: float, error: float) -> str:
     if small and outputs[0] - ONE_SIDED * outputs[1] > CAUSAL.high**2:
         return "it moves outputs other than its target"
     gap = abs(trial.aim.gap)
-    if gap > SURE_GAP * trial.aim.gap_error and on - ONE_SIDED * error > SHARE_CLOSED * gap:
+    if on < CAUSAL.high and gap > SURE_GAP * trial.aim.gap_error and on - ONE_SIDED * error > SHARE_CLOSED * gap:
         return "its effect is small but closes part of the gap that the data show"
     return ""

@@ -14,6 +14,8 @@ BLOCK = 4096
 """Rows that the rest of the network is asked about at a time, at most."""
 NUMBERS = 2**25
 """Outputs computed at a time, at most: a vocabulary makes for few rows."""
+COLUMNS = 4096
+"""Outputs whose variance is taken at a time."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,6 @@ class Outputs:
     """Outputs times `scale`, less their mean."""
     mean: Float[Tensor, " outputs"]
     """That mean."""
-    variance: float
-    """Of all outputs together, in these units: how many outputs there are, where each has a variance of 1."""
 
     @property
     def block(self) -> int:
@@ -50,13 +50,13 @@ class Target:
     factor: float
     """sqrt(p (1 - p))."""
     spread: float
-    """Standard deviation of the clean outputs along the target."""
+    """Standard deviation over rows of the clean outputs along the target."""
     gap: float
     """Correlation with the label, other labels fixed, that the data show: to be brought about or explained."""
     gap_error: float
     """Its standard error, by documents."""
     variance: float
-    """Of all outputs together."""
+    """Of all outputs together, over rows: how many there are, where each has a variance of 1."""
     step: float
     """What a movement of any outputs is counted in: each one's spread, or the target's where outputs have weights."""
 
@@ -83,7 +83,7 @@ def clean_outputs(subject: Subject) -> Outputs:
         scale = subject.weigh(values).double()
     mean = values.mean(0) * scale
     clean = values * scale - mean
-    return Outputs(scale, clean, mean, float(clean.var(0).sum()))
+    return Outputs(scale, clean, mean)
 
 
 def target(
@@ -103,20 +103,21 @@ def target(
     rate, here = float(subject.table[:, feature].mean()), float(Y[:, feature].mean())
     factor, line = (rate * (1 - rate)) ** 0.5, outputs.clean @ along
     on, off = rate / max(here, 1e-12), (1 - rate) / max(1 - here, 1e-12)
-    spread = _spread(line, torch.from_numpy(np.where(Y[:, feature] > 0, on, off)))
+    weights = torch.from_numpy(np.where(Y[:, feature] > 0, on, off))
+    spread = float(_variance(line, weights).sqrt())
+    variance = sum(float(_variance(some, weights).sum()) for some in outputs.clean.split(COLUMNS, 1))
     left = y * (line - y * (gap @ along))
     by_unit = np.bincount(units, left.numpy())
     error = float((by_unit**2).sum() ** 0.5 / y.square().sum().clamp(min=1e-12))
     unit = factor / max(spread, 1e-12)
     step = 1.0 if subject.weigh is None else max(spread, 1e-12)
-    return Target(along, aside, factor, spread, float(gap @ along) * unit, error * unit, outputs.variance, step)
+    return Target(along, aside, factor, spread, float(gap @ along) * unit, error * unit, variance, step)
 
 
-def _spread(line: Float[Tensor, " places"], weights: Float[Tensor, " places"]) -> float:
-    """Standard deviation where places with the label count as often as rows have it: chosen places have more."""
+def _variance(values: Float[Tensor, "places *outputs"], weights: Float[Tensor, " places"]) -> Float[Tensor, "*outputs"]:
+    """Variance where places with the label count as often as rows have it: chosen places have more."""
     shares = weights / weights.sum()
-    variance = shares @ (line - shares @ line).square()
-    return float((variance * len(line) / max(1, len(line) - 1)).sqrt())
+    return shares @ (values - shares @ values).square() * (len(values) / max(1, len(values) - 1))
 
 
 @torch.no_grad()

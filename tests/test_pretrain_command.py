@@ -193,15 +193,21 @@ def test_a_mistake_is_one_line(pretrain, text, model, tmp_path, monkeypatch, wor
 
 def test_a_start_that_is_no_gpt2_or_is_damaged_is_one_line(pretrain, text, model, tmp_path):
     for name, spoil, message in (
-        ("other", lambda at: _rewritten(at / "config.json", '"gpt2"', '"llama"'), "is of type llama: expected a GPT-2"),
+        (
+            "other",
+            lambda at: _rewritten(at / "config.json", '"gpt2"', '"llama"'),
+            ": expected a GPT-2, whose training goes on",
+        ),
         ("cut", lambda at: os.truncate(at / "model.safetensors", 100), "is corrupt or truncated"),
         ("ends", lambda at: _rewritten(at / "tokenizer.json", "<|endoftext|>", "<|end|>"), "has no <|endoftext|>"),
         ("broken", lambda at: (at / "tokenizer.json").write_text("{"), "tokenizer.json is damaged"),
+        ("half", lambda at: (at / "tokenizer.json").write_bytes(b'{"\xc4'), "tokenizer.json is damaged"),
     ):
         spoil(Path(shutil.copytree(model, tmp_path / name)))
         code, _, err = pretrain("--corpus", text, "--out", tmp_path / "new", "--from", tmp_path / name, "--steps", 2)
         assert (code, err.count("\n")) == (2, 1)
         assert message in err
+        assert "cannot read the model" not in err
         assert not list(tmp_path.glob("new*"))
 
 

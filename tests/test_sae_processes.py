@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from toolkit.configs import SAEConfig
 from toolkit.errors import UserError
 from toolkit.processes import joined_processes
+from toolkit.sae_losses import batch_keep
 from toolkit.sae_training import check_shares
 
 ROOT = Path(__file__).parents[1]
@@ -106,6 +107,13 @@ def test_a_batch_that_processes_cannot_share_is_one_line(words, tmp_path):
         next(line for line in done.stderr.splitlines() if said in line)
     ]
     assert not list(tmp_path.rglob("*.json"))
+
+
+def test_processes_together_keep_what_one_would(monkeypatch):
+    """4.35 times 100, times 3, is 1,304.99… in floating point."""
+    monkeypatch.setattr("toolkit.sae_losses.world", lambda: 3)
+    monkeypatch.setattr("toolkit.sae_losses.kept_here", lambda scores, keep: keep)
+    assert batch_keep(torch.zeros(1, 100, 8), 4.35) == int(4.35 * 300) == 1305
 
 
 def test_several_saes_that_choose_over_batches_are_for_one_process(monkeypatch):

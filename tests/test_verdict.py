@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,12 +10,15 @@ import torch
 from scipy.stats import false_discovery_control
 
 from controls.axes import CAUSAL, WITHIN, Axis, above, below
-from controls.axis_causal import Effort, causal_axes
+from controls.axis_causal import Effort, _judged, causal_axes
 from controls.axis_decodable import beyond_nulls, beyond_token, decode, null_scores
 from controls.calibration import rate, uniformity
 from controls.decoding import SHRINKAGE, deal, exchanged, folded
 from controls.directions import covariates
+from controls.outcomes import Outcome
+from controls.settling import needed
 from controls.subject import Subject, halves, subject_of
+from controls.trials import Effect
 from controls.verdict import Evidence, judge, open_question, step_up
 from controls.worlds import open_world
 from toolkit.errors import UserError
@@ -279,6 +283,31 @@ def test_chosen_places_say_what_all_rows_say():
     every, some = causal(one)[0], causal(replace(one, places=few))[0]
     assert some.effect == pytest.approx(every.effect, abs=0.05)
     assert every.effect > 0.5
+
+
+def judged(*, on, off=0.0, error=0.01, swap=None, swap_error=None, gap=0.0, awake=None, null=0.0):
+    """C of a trial that measured so much."""
+    steer = Effect(on, error, off)
+    other = Effect(on if swap is None else swap, error if swap_error is None else swap_error, off)
+    trial = SimpleNamespace(
+        steered=lambda: steer, interchanged=lambda: other, awake=lambda: on if awake is None else awake,
+        guard=lambda: (0.0, 0.0), squares=lambda: ((on**2, 0.0), (on**2, 0.0)),
+        aim=SimpleNamespace(gap=gap, gap_error=0.02),
+    )  # fmt: skip
+    return _judged(trial, Outcome("matched", "f", "moved", on, np.full(99, null)), 0.025)
+
+
+def test_c_says_what_keeps_it_open():
+    assert judged(on=0.4).settled == "present"
+    assert judged(on=0.01).settled == "absent"
+    assert "closes part of the gap" in judged(on=0.12, gap=0.3).why
+    assert "as much" in judged(on=0.15, null=0.5).why
+    rough = judged(on=0.05, error=0.03, swap_error=0.04)
+    assert "interchange is known too roughly" in rough.why
+    assert "moves its target by 0.12, too much" in judged(on=0.125, off=0.03).why
+    near = judged(on=0.24, error=0.03, off=0.01, gap=0.5)
+    assert (near.settled, near.why) == ("open", "")
+    assert "about" in needed(near, 0.025, 1000)
 
 
 def test_what_other_labels_leave_nothing_of_is_not_said_to_be_missing():

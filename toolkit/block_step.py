@@ -71,7 +71,7 @@ class BlockStep:
         """What the later hook holds where row i stands in for the activation of place at[i]."""
         assert self._rest is not None
         assert self._site is not None
-        return self._rest.until(self._site, activations, at)
+        return self._rest.until(self._site, activations, at).to(activations.device)
 
     @torch.no_grad()
     def _agrees(self) -> bool:

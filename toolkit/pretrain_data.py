@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -127,8 +128,8 @@ def wrapped(tokenizer: Any, context: int) -> Any:
     )
 
 
-def tokenizer_from(text: str, context: int) -> Any:
-    """The tokenizer of a tokenizer.json's text.
+def tokenizer_from(file: Path, context: int) -> Any:
+    """The tokenizer of a tokenizer.json.
 
     Raises:
         UserError: it is damaged, or has no <|endoftext|>.
@@ -136,10 +137,10 @@ def tokenizer_from(text: str, context: int) -> Any:
     from tokenizers import Tokenizer
 
     try:
-        learned = Tokenizer.from_str(text)
+        learned = Tokenizer.from_str(file.read_text("utf-8", "replace"))
     except Exception as error:  # tokenizers has no type of its own for it
-        raise UserError(f"tokenizer.json is damaged: {' '.join(str(error).split())}") from error
-    require(learned.token_to_id(END) is not None, f"the tokenizer has no {END}: it must part the documents")
+        raise UserError(f"{file} is damaged: {' '.join(str(error).split())}") from error
+    require(learned.token_to_id(END) is not None, f"{file} has no {END}: it must part the documents")
     return wrapped(learned, context)
 
 

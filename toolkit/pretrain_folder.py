@@ -166,8 +166,7 @@ def load_start(folder: str) -> tuple[Any, Any]:
     model = _load(path)
     for place in (path, path.parent.parent):
         if (place / "tokenizer.json").is_file():
-            text = (place / "tokenizer.json").read_text("utf-8")
-            return model, tokenizer_from(text, model.config.n_positions)
+            return model, tokenizer_from(place / "tokenizer.json", model.config.n_positions)
     raise UserError(f"the model at {folder} has no tokenizer.json: text cannot be tokenized for it")
 
 
@@ -203,6 +202,8 @@ def _load(path: Path) -> Any:
         # Of another kind the loader would warn, and draw every weight at random.
         require(kind == "gpt2", f"the model in {path} is of type {kind}: expected a GPT-2, whose training goes on")
         return GPT2LMHeadModel.from_pretrained(path, local_files_only=True, dtype=torch.float32)
+    except UserError:
+        raise
     except (OSError, ValueError, RuntimeError, AttributeError) as error:
         raise UserError(f"cannot read the model in {path}: {str(error).splitlines()[0]}") from error
 

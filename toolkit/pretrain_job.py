@@ -175,7 +175,7 @@ def _keep_tokenizer(tokenizer: Any, folder: Path) -> None:
 def _tokenizer_kept(done: Path, config: PretrainConfig) -> Any | None:
     """The tokenizer of the training that is to be resumed."""
     kept = unfinished(done) / "tokenizer.json"
-    return tokenizer_from(kept.read_text("utf-8"), config.context) if kept.is_file() else None
+    return tokenizer_from(kept, config.context) if kept.is_file() else None
 
 
 def _settings(config: PretrainConfig, run: PretrainRun, data: TokenData) -> dict[str, Any]:

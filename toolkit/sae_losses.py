@@ -82,7 +82,7 @@ def batch_topk(scores: Tensor, keep: int) -> Tensor:
 
 def batch_keep(scores: Tensor, k: float) -> int:
     """How many of these scores, (I, B, w), one of each instance's batch may keep: k a row over all processes' rows."""
-    keep = int(k * scores.shape[1] * world())
+    keep = int(k * (scores.shape[1] * world()))  # in this order as one process would round
     return kept_here(scores.relu().flatten(), keep) if world() > 1 else keep  # what is negative never is on
 
 

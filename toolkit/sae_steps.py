@@ -202,7 +202,8 @@ def _select(p: Parameters, pre: Tensor, config: SAEConfig, buffers: Buffers) -> 
     instances, batch, _ = pre.shape
     rows = instances * batch
     starts, ends = (buffers.get(name, (rows,), np.int64) for name in ("starts", "ends"))
-    most = min(int(config.k * batch * world()), batch * config.width)
+    shared = 1 if config.architecture == "topk" else world()
+    most = min(int(config.k * (batch * shared)), batch * config.width)
     latents = buffers.get("indices", (instances * most,), np.int32)
     values = buffers.get("values", (instances * most,), np.float32)
     norms = p["W_dec"].norm(dim=-1)

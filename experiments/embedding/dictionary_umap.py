@@ -57,7 +57,7 @@ def measure(settings: Settings, cell: Mapping[str, Any], seed: int) -> dict[str,
     rows = tokens.rows if observed else vocabulary(replace(settings, null=cell["source"]), seed + 1).rows
     order = torch.from_numpy(np.random.default_rng([seed, 13]).permutation(len(tokens.train)))
     part = tokens.train[order.tensor_split(settings.parts)[cell["part"]]]
-    directions, top = _directions(settings, rows[part], seed=seed + cell["part"])
+    directions, top = _directions(settings, rows[part], seed=(997 * seed + cell["part"]) % 2**31)
     plane = umap_plane(directions, seed=seed, neighbours=min(15, len(directions) - 1))
     spaces = {"full": cosine_distances(directions), "map": euclidean_distances(plane)}
     popular = nearest(spaces["full"], settings.neighbours).flatten().bincount().max() / len(directions)

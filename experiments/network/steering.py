@@ -75,7 +75,7 @@ def measure(settings: Settings, cell: Mapping[str, Any], seed: int) -> dict[str,
         return _tensors(found) | {"documents": torch.as_tensor(ground.documents)}
     size: Any = {"rows": 2 * settings.rows, "overlap": settings.overlap, "noise": settings.noise}
     size |= {"others": settings.others * cell["others"], "correlation": settings.correlation * cell["correlated"]}
-    world = steering_world(**size, relu=cell["relu"], seed=100 * seed + cell["world"])
+    world = steering_world(**size, relu=cell["relu"], seed=100 * (100 * seed + cell["world"]) % 2**31)
     half = settings.rows
     given = families(world.rows[:half].numpy(), world.labels[:half], groups=None, l2=1e-3, seed=seed + cell["world"])
     given["truth"] = dual_basis(world.reads).vectors[:, : len(world.effects)]

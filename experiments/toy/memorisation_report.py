@@ -52,7 +52,7 @@ def figures(by: ByRun, samples: Sequence[int], worst: int) -> tuple[Figure, ...]
         for t in (5, worst, max(T))
         for name, key in (("data points", "h"), ("features", "W"))
     ]
-    caption = "Test error peaks between the regimes of data points and of features. Bands: the instances kept."
+    caption = "Test error, and dimensionalities of data points and of features. Bands: the instances kept."
     return (
         Figure("double-descent", caption, curves),
         Figure("directions", "Up to 60 longest hidden vectors of samples, and features, of one model.", tuple(panels)),

@@ -67,11 +67,11 @@ def summarise(settings: Settings, cells: Sequence[Mapping[str, Any]], found: Seq
         share(f"S={high:g}, I=1: every D_i within .02 of 2/5", (sparse["D"] - 0.4).abs().amax(-1) < 0.02, 0.9),
     )
     panels = tuple(Arrows(f"S={s:g}, I={i:g}^i, loss {r['loss'][0]:.3g}", r["W"][0].T) for (s, i), r in by.items())
-    caption = "Feature directions of the best instance: two orthogonal ones when dense, a pentagon when sparse."
+    caption = "Feature directions of the best instance."
     conclusion = (
         f"At S={high:g} the best three quarters of {settings.seeds} seeds have D_i between {sparse['D'].min():.3f} and "
         f"{sparse['D'].max():.3f} (a pentagon: .4); at S={low:g} with unequal importance, {counts.float().mean():.3g} "
-        "features are represented, at right angles."
+        f"features are represented, |cosine| of the largest two at most {pairs.max():.2g}."
     )
     return Outcome(
         conclusion,

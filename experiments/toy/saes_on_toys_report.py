@@ -66,8 +66,8 @@ def conclusion(p: Mapping[str, Tensor], recovered: Mapping[str, Tensor], others:
     return (
         f"Seeds of {len(stuck)} in which all five features of the pentagon are found: {every}. Share recovered, tied "
         f"less untied: {(recovered['topk'] - recovered['topk untied']).mean():+.2f}, with full encoders for re-drawn "
-        f"latents {(recovered['topk'] - recovered['topk untied full']).mean():+.2f}. Untied SAEs that miss a feature "
-        f"sit in a local minimum (error {wrong:.4f} against {right:.4f} of those that miss none); "
+        f"latents {(recovered['topk'] - recovered['topk untied full']).mean():+.2f}. Error of untied SAEs that "
+        f"miss a feature {wrong:.4f}, of those that miss none {right:.4f}; "
         f"{p['topk untied/apart'].mean():.0%} of their live latents read another direction than they write. Share of "
         f"represented features recovered elsewhere (symmetry is not needed): {rest}."
     )
@@ -93,8 +93,8 @@ def figures(
     counts = Plot("Pentagon: share of features recovered", "seeds, worst first", "share", curves)
     minima = Plot("What is missed costs error", "squared error at the end", "share recovered", scatter)
     return (
-        Figure("recovery", "Untied TopK misses features unless re-drawn latents start with full encoders; it then sits "
-               "in a minimum of higher error.", (counts, minima, phases)),
+        Figure("recovery", "Share recovered seed by seed, against the error at the end, and by density.",
+               (counts, minima, phases)),
         Figure("directions", "Long: the five features. Short: decoder directions of the seed where untied TopK does "
                "worst, with the share of features it recovers.", arrows),
     )  # fmt: skip
