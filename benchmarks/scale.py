@@ -100,7 +100,7 @@ def report() -> None:
     print(f"topk step {machine.sae:.3g}, forward pass {machine.forward:.3g}, pretraining {machine.training:.3g}")
     a = machine.audit
     print(
-        f"one thread: {a.tokens:,.0f} tokens/s, {a.rest:,.0f} interventions/s, {a.draw:.2f} s to draw null networks\n"
+        f"one thread: {a.rows:,.0f} rows read/s, {a.rest:,.0f} interventions/s, {a.draw:.2f} s to draw null networks\n"
     )
     print(table(machine))
     print(FORMULAS)
@@ -187,7 +187,7 @@ def scaled(rates: Rates, size: Size) -> Rates:
     read = TRIED.passed(tried, context) / size.passed(half, context)
     rest = (TRIED.passed(tried, context) + 2 * TRIED.table) / (size.passed(half, context) + 2 * size.table)
     drawn = size.d * (size.blocks(half) + size.table) / (TRIED.d * (TRIED.blocks(tried) + TRIED.table))
-    return Rates(rates.tokens * read, rates.draw * drawn, rates.rest * rest, size.d)
+    return Rates(rates.rows * read, rates.draw * drawn, rates.rest * rest, size.d)
 
 
 COSTS: dict[str, Callable[[Size, int, Machine], tuple[str, str, str]]] = {
@@ -262,4 +262,4 @@ def _audit(model: Any, tokens: torch.Tensor) -> Rates:
     wall, used = time.perf_counter(), time.process_time()
     found = measured(model, "blocks.0.hook_resid_post", Reading(windows, rows, nobody, nobody[:0], "tokens", None))
     share = min(1.0, (time.process_time() - used) / (time.perf_counter() - wall))  # of a core that was to be had
-    return Rates(found.tokens / share, found.draw * share, found.rest / share, found.width)
+    return Rates(found.rows / share, found.draw * share, found.rest / share, found.width)

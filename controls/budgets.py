@@ -63,8 +63,8 @@ def spending(name: str) -> Spending:
 class Rates:
     """What this machine does, one core at a time."""
 
-    tokens: float
-    """Tokens a second up to the hook, padding included."""
+    rows: float
+    """Rows a second up to the hook, each with all that is read for it: a text's end takes a whole window."""
     draw: float
     """Seconds for a null network of each kind, all kinds together."""
     rest: float
@@ -76,13 +76,13 @@ class Rates:
         """About how long an audit takes; of the further controls the dearest are counted."""
         rows, v = min(bought.rows, available), bought.verdict
         null = min(bought.null_rows, rows)
-        read = rows / self.tokens
-        scored = null / self.tokens + null * self.width**2 * 6 / FLOPS
+        read = rows / self.rows
+        scored = null / self.rows + null * self.width**2 * 6 / FLOPS
         networks = v.null_seeds * (self.draw + len(NULL_KINDS) * scored)
         labels = features * rows * self.width * 2 * (enough(v, features, alpha / 2) + v.token_permutations) / FLOPS
         e = v.effort
         moved = features * (2 * e.drawn_rows * 4 * e.draws + 16 * e.rows + 2 * e.matched_rows * e.matched)
-        dear = bought.dear * 9 * (self.draw / 2 + null / self.tokens)
+        dear = bought.dear * 9 * (self.draw / 2 + null / self.rows)
         return read + (networks + labels + (moved + bought.places) / self.rest + dear) / workers
 
 
@@ -102,7 +102,8 @@ def measured(model: LanguageModel, hook: str, reading: Reading) -> Rates:
         forward(tokens)
         began = time.perf_counter()
         values = forward(tokens)[hook]
-        read = tokens.numel() / (time.perf_counter() - began)
+        shown = len(reading.rows) / reading.tokens.numel() * tokens.numel()
+        read = shown / (time.perf_counter() - began)
         began = time.perf_counter()
         for kind in NULL_KINDS:
             drawn_anew(model, kind, seed=0, until=hook)

@@ -1,17 +1,20 @@
 """An audit made ready: rows, labels, the rest and nulls are what the model itself gives; bad input is one line."""
 
+from itertools import count
+
 import numpy as np
 import pytest
 import torch
 from small_trees import write_trees
 
+from controls import budgets
 from controls.axis_causal import Effort
-from controls.budgets import BUDGETS, Rates, Spending, duration, spending, told
+from controls.budgets import BUDGETS, Rates, Spending, duration, measured, spending, told
 from controls.case import activations_at
 from controls.finders import Labels, Latents, Principal, ReadOuts, ranges
 from controls.judging import Budget
 from controls.prepared import ACTIVATIONS, MANY_DOCUMENTS, by_probability, chosen_places, prepare
-from controls.reading import read
+from controls.reading import Reading, read
 from toolkit.errors import UserError
 from toolkit.interventions import record, run
 from toolkit.language import load_model
@@ -181,12 +184,27 @@ def test_ranges_of_latents():
 
 
 def test_a_larger_budget_is_told_by_its_own_rows_unless_the_text_ends():
-    rates = Rates(tokens=1000.0, draw=1.0, rest=1000.0, width=64)
+    rates = Rates(rows=1000.0, draw=1.0, rest=1000.0, width=64)
     sizes = {"features": 5, "workers": 2, "alpha": 0.05}
     standard = duration(rates.seconds(BUDGETS["standard"], available=100_000, **sizes))
     assert f"standard {standard}" in told(rates, "quick", available=3_960, **sizes)
     short = duration(rates.seconds(BUDGETS["standard"], available=1_000, **sizes))
     assert f"standard {short}" in told(rates, "quick", available=1_000, **sizes)
+
+
+def test_rows_a_second_count_all_that_is_read_for_a_row(model, monkeypatch):
+    """Ends of texts: a window of 64 tokens each, of which eight are timed; words: 40 of one window."""
+    seconds = count()
+    monkeypatch.setattr(budgets.time, "perf_counter", lambda: next(seconds))
+    tokens = torch.ones(40, 64, dtype=torch.long)
+    nobody = np.zeros(40, np.int64)
+    dense = torch.stack([torch.zeros(40, dtype=torch.long), torch.arange(1, 41)], 1)
+    ends = torch.stack([torch.arange(40), torch.full((40,), 63)], 1)
+    found = [
+        measured(model, HOOK, Reading(read, rows, nobody, nobody[:0], unit, None)).rows
+        for read, rows, unit in ((tokens, ends, "texts"), (tokens[:1], dense, "words"))
+    ]
+    assert found == [8.0, 40.0]
 
 
 def test_budgets_grow_and_unknown_ones_are_refused():
