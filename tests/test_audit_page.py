@@ -2,6 +2,8 @@
 
 import json
 import re
+from base64 import b64encode
+from hashlib import sha256
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -141,6 +143,13 @@ def test_colours_are_those_of_the_experiments_page():
     mine, theirs = (re.findall(r"(--[a-z]+): (#[0-9a-f]{6})", text) for text in both)
     assert len(theirs) == 18
     assert set(theirs) <= set(mine)
+
+
+def test_no_script_runs_but_the_pages_own(page):
+    text = page.read_text("utf-8")
+    (policy,) = re.findall(r"script-src ([^;]*);", text)
+    own = text.rpartition("<script>")[2].removesuffix("</script></body></html>\n")
+    assert policy == f"'sha256-{b64encode(sha256(own.encode()).digest()).decode()}'"
 
 
 def test_the_page_ships_with_the_package():

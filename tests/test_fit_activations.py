@@ -100,6 +100,15 @@ def test_the_saved_sae_says_where_it_belongs(done, model):
     assert (told.model_name, told.hook_name, told.context_size) == (model, HOOK, 24)
 
 
+def test_no_more_context_is_told_than_the_model_reads(fit, flags, model, result_of, tmp_path):
+    import sae_lens
+
+    folder = fit(*flags, "--context", 4096, "--steps", 2, "--out", tmp_path)
+    read = load_model(model).context
+    assert result_of(folder)["config"]["activations"]["context"] == read < 4096
+    assert sae_lens.SAE.load_from_disk(folder / "sae").cfg.metadata.context_size == read
+
+
 def test_a_quarter_of_the_documents_is_held_out_whole(done, rows_of):
     trained = load_file(done / "tensors.safetensors")["documents_trained_on"]
     assert len(trained) == 15

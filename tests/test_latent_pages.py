@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from toolkit import latent_events, latent_pages, metrics
+from toolkit import fit_embedding, latent_events, latent_pages, metrics
 from toolkit.activation_report import Stream, rows_shown
 from toolkit.activations import harvest
 from toolkit.corpora import documents
 from toolkit.language import load_embedding, load_model
 from toolkit.latent_events import BARS, nearest_by_company, nearest_by_direction, read_events
 from toolkit.latent_logits import logit_effects, writes_to_stream
-from toolkit.latent_pages import Text, Vocabulary, write_latents
+from toolkit.latent_pages import FOLDER, INDEX, Text, Vocabulary, write_latents
 from toolkit.sae import SAE, SAEConfig, load_sae
 
 WORDS = ["the", " cat", " sat", "\n", "</script>", " mat", "\u202eb", "on"]
@@ -296,3 +296,10 @@ def test_a_checkpoint_of_an_embedding_is_the_one_that_is_fitted(fit, run_main, t
     assert scale["fvu"] != last["fvu"]
     ended = run_main(*sizes, "--revision", "step_9", "--out", tmp_path / "none")
     assert (ended.code, ended.err.count("\n")) == (2, 1)
+
+
+def test_of_a_vocabulary_with_dense_codes_tokens_drawn_at_random_are_shown(fit, tiny_embedding, tmp_path, monkeypatch):
+    monkeypatch.setattr(fit_embedding, "EVENTS", 200)
+    folder = fit(*tiny_embedding, "--out", tmp_path)
+    index = json.loads((folder / FOLDER / INDEX).read_text())
+    assert index["rows"] == index["documents"] == 200 // 4

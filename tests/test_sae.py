@@ -145,6 +145,18 @@ def test_resampling_revives_latents_that_the_auxiliary_free_fit_leaves_dead() ->
 CPU = torch.device("cpu")
 
 
+def test_latents_that_have_just_been_on_are_not_drawn_anew() -> None:
+    target = sparse_rows()
+    trainer = Trainer(target, config_for("topk", resample=True, dead_after=1), 0, CPU)
+    before = {name: value.clone() for name, value in trainer.parameters.items()}
+    trainer._resample(target.batches(0, 64), 0)
+    assert all(torch.equal(before[name], value) for name, value in trainer.parameters.items())
+    trainer.silent[:, 3] = 1
+    trainer._resample(target.batches(0, 64), 0)
+    changed = (before["W_dec"] != trainer.parameters["W_dec"]).any(-1).any(0)
+    assert changed.nonzero().flatten().tolist() == [3]
+
+
 def test_learning_rate_is_constant_then_falls_to_zero() -> None:
     config = config_for("topk", steps=100, lr=1.0)
     assert [learning_rate(config, step) for step in (0, 79, 80)] == [1.0, 1.0, 1.0]
