@@ -46,7 +46,7 @@ class Job:
         main = [{"seed": number, "rows": self.rows} for number in range(self.seeds)]
         points: list[dict[str, Any]] = [{"rows": self.rows // part} for part in (4, 2)]
         if hasattr(open_world(self.world), "effect"):
-            points += [{"rows": self.rows, "effect": effect} for effect in (0.125, 0.25, 0.5)]
+            points += [{"rows": self.rows, "effect": effect} for effect in (0.125, 0.2, 0.3, 0.5)]
         return main + [{"seed": number, **point} for point in points for number in range(self.power)]
 
 

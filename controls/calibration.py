@@ -60,7 +60,7 @@ def varying(sample: WorldSample) -> WorldSample:
 
 
 def of_effect(world: World, effect: float | None) -> World:
-    """The world with its used features moving their outputs so far; itself without an effect.
+    """The world with its used features deciding so much of their outputs; itself without an effect.
 
     Raises:
         UserError: the world has no such setting.

@@ -62,15 +62,15 @@ class AndCircuit:
     noise: float = 0.1
     """Standard deviation of the noise in each dimension, where features have length 1."""
     effect: float = 1.0
-    """How far a used feature moves its output; at these defaults a power of .9 is expected."""
+    """How much of its output a used feature decides, the rest being another's (`Reader`); at .3 its C is about .4."""
     documents: Documents = field(default_factory=Documents)
     """How rows hang together."""
 
     def __post_init__(self) -> None:
         check_types(self)
         require(
-            self.d >= 8 * self.each and self.each >= 2 and 0 < self.rate < 1 and self.noise > 0 and self.effect > 0,
-            f"expected each >= 2, d >= 8 each, 0 < rate < 1, noise > 0 and effect > 0, got {self}",
+            self.d >= 8 * self.each >= 16 and 0 < self.rate < 1 and self.noise > 0 and 0 < self.effect <= 1,
+            f"expected each >= 2, d >= 8 each, 0 < rate < 1, noise > 0 and 0 < effect <= 1, got {self}",
         )
 
     def network(self, seed: int) -> Network:

@@ -29,20 +29,21 @@ Forward = Callable[[Mapping[str, Tensor]], Tensor]
 
 @dataclass(frozen=True)
 class Reader:
-    """A ReLU network of one hidden layer, two units an output: output j ramps from 0 to `effect` as its readout,
-    rows[j] @ h + bias[j], goes from 1/4 to 3/4, and is flat outside."""
+    """A ReLU network of one hidden layer, two units a readout rows[j] @ h + bias[j]: a ramp from 0 to 1 as it goes from
+    1/4 to 3/4, flat outside. Output j is `effect` times ramp j and 1 - effect times that of a readout a quarter on."""
 
     rows: Float[Tensor, "outputs d"]
     """What each output reads."""
     bias: Float[Tensor, " outputs"]
     """Brings a readout to 0 where its feature is off."""
     effect: float
-    """How far an output goes."""
+    """How much of an output its own readout decides: for features alike, C is effect / √(effect² + (1 - effect)²)."""
 
     def __call__(self, activations: Float[Tensor, "rows d"]) -> Float[Tensor, "rows outputs"]:
         """The outputs, in the precision of the activations."""
         readout = activations @ self.rows.to(activations.dtype).T + self.bias.to(activations.dtype)
-        return 2 * self.effect * ((readout - 0.25).relu() - (readout - 0.75).relu())
+        ramps = 2 * ((readout - 0.25).relu() - (readout - 0.75).relu())
+        return self.effect * ramps + (1 - self.effect) * ramps.roll(-max(1, len(self.bias) // 4), 1)
 
 
 def readouts(

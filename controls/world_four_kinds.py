@@ -58,15 +58,15 @@ class FourKinds:
     noise: float = 0.1
     """Standard deviation of the noise in each dimension, where features have length 1."""
     effect: float = 1.0
-    """How far a used feature moves its output; at these defaults a power of .9 is expected."""
+    """How much of its output a used feature decides, the rest being another's (`Reader`); at .3 its C is about .4."""
     documents: Documents = field(default_factory=Documents)
     """How rows hang together."""
 
     def __post_init__(self) -> None:
         check_types(self)
         require(
-            self.d >= 16 and self.each >= 1 and 0 < self.rate < 0.75 and self.noise > 0 and self.effect > 0,
-            f"expected d >= 16, each >= 1, 0 < rate < .75, noise > 0 and effect > 0, got {self}",
+            self.d >= 16 and self.each >= 1 and 0 < self.rate < 0.75 and self.noise > 0 and 0 < self.effect <= 1,
+            f"expected d >= 16, each >= 1, 0 < rate < .75, noise > 0 and 0 < effect <= 1, got {self}",
         )
 
     def network(self, seed: int, *, spare: int = 0) -> Network:

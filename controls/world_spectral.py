@@ -73,7 +73,7 @@ class Spectral:
     noise: float = 0.1
     """Standard deviation of the noise in each dimension, where sparse features have length 1."""
     effect: float = 1.0
-    """How far a used feature moves its output; at these defaults a power of .9 is expected."""
+    """How much of its output a used feature decides, the rest being another's (`Reader`); at .3 its C is about .4."""
     documents: Documents = field(default_factory=Documents)
     """How rows hang together."""
 
@@ -83,6 +83,7 @@ class Spectral:
             1 <= self.labelled <= self.each and 2 <= self.dense <= self.d // 2 and 0 < self.rate < 1 and self.noise > 0,
             f"expected 1 <= labelled <= each, 2 <= dense <= d / 2, 0 < rate < 1 and noise > 0, got {self}",
         )
+        require(0 < self.effect <= 1, f"expected 0 < effect <= 1, got {self}")
         require(
             self.large[0] > self.large[1] > self.small > 0,
             f"expected large[0] > large[1] > small > 0, got large={self.large} and small={self.small}",

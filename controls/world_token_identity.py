@@ -84,7 +84,7 @@ class TokenIdentity:
     noise: float = 0.05
     """Standard deviation of the noise in each dimension."""
     effect: float = 1.0
-    """How far a used feature moves its output; at these defaults a power of .9 is expected."""
+    """How much of its output a used feature decides, the rest being another's (`Reader`); at .3 its C is about .4."""
     documents: Documents = field(default_factory=Documents)
     """How rows hang together."""
 
@@ -99,8 +99,8 @@ class TokenIdentity:
             f"expected labels that hold for some types and not for all, and 0 < rate < 1, got {self}",
         )
         require(
-            self.noise > 0 and self.burstiness > 0 and self.own >= 0 and self.effect > 0,
-            f"expected noise, burstiness and effect > 0 and own >= 0, got {self}",
+            self.noise > 0 and self.burstiness > 0 and self.own >= 0 and 0 < self.effect <= 1,
+            f"expected noise and burstiness > 0, own >= 0 and 0 < effect <= 1, got {self}",
         )
 
     def network(self, seed: int) -> Network:

@@ -384,11 +384,24 @@ def test_documents_cluster_what_they_hold_and_rows_have_the_rate_that_was_asked_
 
 
 @each_world
-def test_effects_scale_with_the_setting(name):
-    weak, strong = open_world(name), dataclasses.replace(open_world(name), effect=2.5)
-    a, b = weak.sample(0, 50), strong.sample(0, 50)
+def test_a_smaller_effect_leaves_more_of_an_output_to_another_feature(name):
+    whole, weak = open_world(name), dataclasses.replace(open_world(name), effect=0.3)
+    a, b = whole.sample(0, 4000), weak.sample(0, 4000)
     assert torch.equal(a.activations, b.activations)
-    assert torch.allclose(2.5 * a.outputs(a.activations), b.outputs(a.activations))
+    for feature, truth in a.truth.items():
+        if truth == "model":
+            r = [
+                float(np.corrcoef(s.labels[feature], s.outputs(s.activations)[:, s.targets[feature]])[0, 1])
+                for s in (a, b)
+            ]
+            assert r[0] > 0.7  # others interfere
+            assert 0.3 < r[1] / r[0] < 0.5  # .3 / sqrt(.3^2 + .7^2) is .39
+
+
+@each_world
+def test_an_effect_that_is_no_share_is_refused(name):
+    with pytest.raises(UserError, match="0 < effect <= 1"):
+        dataclasses.replace(open_world(name), effect=1.5)
 
 
 @pytest.mark.parametrize(
@@ -401,7 +414,7 @@ def test_effects_scale_with_the_setting(name):
         (Dormant, {"labelled": 24, "d": 63}, "16 dimensions beside the 48 dormant ones"),
         (TokenIdentity, {"type_rate": 0.0001}, "hold for some types"),
         (TokenIdentity, {"each": 20}, "4 each <= d"),
-        (TokenIdentity, {"noise": 0.0}, "noise, burstiness"),
+        (TokenIdentity, {"noise": 0.0}, "noise and burstiness"),
         (AndCircuit, {"each": 1}, "each >= 2"),
         (Spectral, {"large": (8.0, 12.0)}, "large"),
         (Spectral, {"dense": 40}, "dense <= d / 2"),
