@@ -247,10 +247,11 @@ def test_text_becomes_tokens_and_back(text):
     assert again.fingerprint == data.fingerprint != read_tokens([str(text)], TINY, seed=1).fingerprint
 
 
-def test_the_tokenizer_takes_any_text_and_gives_it_back():
+def test_the_tokenizer_takes_any_text_and_gives_it_back(tmp_path):
     config = replace(TINY, vocabulary=270)
     tokenizer = train_tokenizer(["the cat sat on the mat and the other cat sat there"] * 3, config)
-    tokenizer = tokenizer_from(tokenizer.backend_tokenizer.to_str(), 16)
+    (tmp_path / "tokenizer.json").write_text(tokenizer.backend_tokenizer.to_str(), "utf-8")
+    tokenizer = tokenizer_from(tmp_path / "tokenizer.json", 16)
     for case in (" the cat", "Ünïcode — 漢字 🙂", "tabs\tand\n\nlines", "don't"):
         assert tokenizer.decode(joined([case], tokenizer)[1:-1]) == case
     assert tokenizer.eos_token_id == tokenizer.bos_token_id == 0

@@ -12,7 +12,7 @@ from experiments.embedding import coding
 from experiments.embedding.basis_figures import NULLS
 from experiments.embedding.basis_report import summarise
 from experiments.registry import Experiment, register
-from toolkit.errors import require
+from toolkit.errors import check_types, require
 from toolkit.sae import SAEConfig
 from toolkit.unigrams import model_unigram
 
@@ -49,6 +49,7 @@ class Settings:
     """Sequences of 128 tokens that the model writes for the frequencies."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         rising = len(self.ks) > 1 and list(self.ks) == sorted(set(self.ks))
         require(rising, f"ks must be two or more that rise, got {self.ks}")
         require(self.k in self.ks, f"k={self.k} must be one of ks={self.ks}: the error is compared there")

@@ -11,7 +11,7 @@ from experiments.embedding.frozen_arms import trained_arms
 from experiments.embedding.frozen_report import summarise
 from experiments.embedding.texts import Text, read
 from experiments.registry import Experiment, register
-from toolkit.errors import require
+from toolkit.errors import check_types, require
 from toolkit.pretrain_config import PretrainConfig
 from toolkit.token_baselines import baselines
 
@@ -52,6 +52,7 @@ class Settings:
     """cpu, cuda, or auto for what there is."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         whole = self.every >= 1 and self.steps >= self.every and self.steps % self.every == 0
         require(whole, f"steps={self.steps} must be a multiple of every={self.every}: the last step is measured too")
 

@@ -11,7 +11,7 @@ from experiments.checks import above, at_least, at_most, near
 from experiments.figures import Arrows, Figure, Heatmap, Panel, Plot, Series
 from experiments.registry import Experiment, Outcome, register
 from toolkit.configs import ToyTraining
-from toolkit.errors import require
+from toolkit.errors import check_types, require
 from toolkit.groups import cosines_within, interference_within, weight_in_sums
 from toolkit.metrics import gram
 from toolkit.networks import autoencoder, train_network
@@ -35,6 +35,7 @@ class Settings:
     """Whether features of a set know of each other; off makes every cell its own control."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         claimed = {0.05, 0.5} <= set(self.densities)
         require(claimed, f"densities must hold .05 and .5, which claims are about, got {self.densities}")
         require(self.seeds >= 4, f"seeds must be at least 4, got {self.seeds}: the best quarter is kept")

@@ -16,7 +16,7 @@ from torch import Tensor
 from experiments.registry import Experiment, register
 from experiments.toy.geometry_report import summarise
 from toolkit.configs import ToyModel, ToyTraining
-from toolkit.errors import require
+from toolkit.errors import check_types, require
 from toolkit.metrics import dimensions_per_feature, feature_dimensionality, represented
 from toolkit.plateaus import LEVELS
 from toolkit.toy import train
@@ -49,6 +49,7 @@ class Settings:
     """Activation at the output."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         paired = self.seeds >= TOGETHER and self.seeds % TOGETHER == 0
         require(paired, f"seeds must be an even number, got {self.seeds}: one half chooses where the other is judged")
 

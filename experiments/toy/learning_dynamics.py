@@ -12,7 +12,7 @@ from experiments.checks import above, at_most, share
 from experiments.figures import Figure, Plot, Series
 from experiments.registry import Experiment, Outcome, register
 from toolkit.configs import ToyTraining
-from toolkit.errors import require
+from toolkit.errors import check_types, require
 from toolkit.jumps import ALPHA, coincidence, covered, jumps, steady
 from toolkit.metrics import feature_dimensionality, gram
 from toolkit.networks import autoencoder, error, forward, train_network
@@ -40,6 +40,7 @@ class Settings:
     """Compare each loss with its own geometry, or with the next instance's."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         require(self.steps >= 20 * BIN, f"steps must be at least {20 * BIN}, got {self.steps}: speeds are over {BIN}")
 
 

@@ -12,7 +12,7 @@ from experiments.registry import Experiment, Outcome, register
 from experiments.toy.memorisation_report import MEANS, conclusion, figures, largest
 from toolkit.configs import ToyModel, ToyTraining
 from toolkit.descent import EVALUATION
-from toolkit.errors import require
+from toolkit.errors import check_types, require
 from toolkit.hierarchies import unit_rows
 from toolkit.metrics import feature_dimensionality
 from toolkit.samplers import sample
@@ -43,6 +43,7 @@ class Settings:
     """Adam's learning rate."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         between = 5 in self.samples and any(5 < T < max(self.samples) for T in self.samples)
         require(between, f"samples must hold 5, a larger one and one between, got {self.samples}")
         require(self.decay > 0, f"decay must be above 0, got {self.decay:g}: undecayed names the runs without")

@@ -11,7 +11,7 @@ from experiments.checks import at_most, near, share
 from experiments.figures import Arrows, Figure
 from experiments.registry import Experiment, Outcome, register
 from toolkit.configs import ToyModel, ToyTraining
-from toolkit.errors import require
+from toolkit.errors import check_types, require
 from toolkit.metrics import gram
 from toolkit.toy import train
 
@@ -32,6 +32,7 @@ class Settings:
     """Activation at the output."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         claimed = {0.9, 1.0} <= set(self.importances)
         require(claimed, f"importances must hold .9 and 1, which claims are about, got {self.importances}")
 
