@@ -258,7 +258,7 @@ def test_settings_are_taken_as_what_they_replace(run, started):
         ("frozen-embedding", ("steps=410",), "steps=410 must be a multiple of every="),
         ("frozen-embedding", ("every=0",), "must be a multiple of every=0"),
         ("basis-pursuit", ("k=3",), "k=3 must be one of ks="),
-        ("basis-pursuit", ("ks=4",), "ks must be two or more that rise"),
+        ("basis-pursuit", ("ks=4",), "ks must rise, two or more"),
         ("geometry-plateaus", ("seeds=5",), "seeds must be an even number, got 5"),
         ("memorisation-and-double-descent", ("samples=10,100",), "samples must hold 5"),
         ("memorisation-and-double-descent", ("decay=0",), "decay must be above 0"),

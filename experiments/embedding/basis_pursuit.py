@@ -50,8 +50,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_types(self)
-        rising = len(self.ks) > 1 and list(self.ks) == sorted(set(self.ks))
-        require(rising, f"ks must be two or more that rise, got {self.ks}")
+        require(len(self.ks) > 1 and list(self.ks) == sorted({*self.ks}), f"ks must rise, two or more, got {self.ks}")
         require(self.k in self.ks, f"k={self.k} must be one of ks={self.ks}: the error is compared there")
 
 
@@ -106,20 +105,15 @@ def _sae(settings: Settings, rows: coding.Split, n: int, seed: int, source: str)
 
 
 SMOKE = Settings(k=4, ks=(1, 2, 4, 8), epochs=8, steps=400, coded=512, certified=32)
-EXPERIMENT = register(
-    Experiment(
-        name="basis-pursuit",
-        row="E1",
-        question="Is there an overcomplete basis in which token embeddings have sparse codes of small error?",
-        claim="a learned basis leaves less of held-out rows than of the nulls' rows, and than rows or Gaussians do",
-        source="question put by this project; Chen, Donoho and Saunders 1998 (basis pursuit); Mairal et al. 2009",
-        controls=("the same on Gaussian rows of the same covariance, on shuffled columns and on the matrix at step 0",
-                  "principal components, a subset of rows, Gaussian atoms of the same covariance, an SAE at equal L0"),
-        scales={"smoke": SMOKE, "default": Settings(model="tiny-gpt2"),
-                "paper": Settings(replicates=5, epochs=10, steps=5000)},
-        seconds={"smoke": 8, "default": 47, "paper": 3000},
-        cells=cells, measure=measure, summarise=summarise,
-        broken=replace(SMOKE, null="covariance_matched"),
-        group="embedding",
-    )
-)  # fmt: skip
+EXPERIMENT = register(Experiment(
+    name="basis-pursuit", row="E1",
+    question="Is there an overcomplete basis in which token embeddings have sparse codes of small error?",
+    claim="a learned basis leaves less of held-out rows than of the nulls' rows, and than rows or Gaussians do",
+    source="question put by this project; Chen, Donoho and Saunders 1998 (basis pursuit); Mairal et al. 2009",
+    controls=("the same on Gaussian rows of the same covariance, on shuffled columns and on the matrix at step 0",
+              "principal components, a subset of rows, Gaussian atoms of the same covariance, an SAE at equal L0"),
+    scales={"smoke": SMOKE, "default": Settings(model="tiny-gpt2"),
+            "paper": Settings(replicates=5, epochs=10, steps=5000)},
+    seconds={"smoke": 8, "default": 47, "paper": 3000}, group="embedding",
+    cells=cells, measure=measure, summarise=summarise, broken=replace(SMOKE, null="covariance_matched"),
+))  # fmt: skip

@@ -108,19 +108,12 @@ def _figure(by: Mapping[Any, Mapping[str, Tensor]], densities: tuple[float, ...]
 
 
 SMOKE = Settings(densities=(0.05, 0.5), seeds=16, steps=800)
-EXPERIMENT = register(
-    Experiment(
-        name="correlated-features",
-        row="T6",
-        question="How are features arranged that tend to be on together, or never?",
-        claim="correlated: orthogonal, side by side, or merged into a principal component; anti-correlated: antipodal",
-        source="Elhage et al. 2022, Toy Models of Superposition, section 4 (correlated and anticorrelated features)",
-        controls=("independent features of the same density", "all sets made independent (broken)"),
-        scales={"smoke": SMOKE, "default": Settings(), "paper": Settings(seeds=64, steps=5000)},
-        seconds={"smoke": 14, "default": 33, "paper": 220},
-        cells=cells,
-        measure=measure,
-        summarise=summarise,
-        broken=replace(SMOKE, linked=False),
-    )
-)
+EXPERIMENT = register(Experiment(
+    name="correlated-features", row="T6", question="How are features arranged that tend to be on together, or never?",
+    claim="correlated: orthogonal, side by side, or merged into a principal component; anti-correlated: antipodal",
+    source="Elhage et al. 2022, Toy Models of Superposition, section 4 (correlated and anticorrelated features)",
+    controls=("independent features of the same density", "all sets made independent (broken)"),
+    scales={"smoke": SMOKE, "default": Settings(), "paper": Settings(seeds=64, steps=5000)},
+    seconds={"smoke": 14, "default": 33, "paper": 220},
+    cells=cells, measure=measure, summarise=summarise, broken=replace(SMOKE, linked=False),
+))  # fmt: skip

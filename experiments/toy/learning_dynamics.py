@@ -107,19 +107,12 @@ def _figure(loss: Tensor, D: Tensor, drops: list[list[int]], turns: list[list[in
 
 
 SMOKE = Settings(cells=2, steps=1600)
-EXPERIMENT = register(
-    Experiment(
-        name="learning-dynamics",
-        row="T7",
-        question="Does the loss fall in jumps, and is each a change of geometry?",
-        claim="plateaus and jumps in the loss; each jump is a change of geometry",
-        source="Elhage et al. 2022, Toy Models of Superposition, section 5 (superposition and learning dynamics)",
-        controls=("rotated times", "another instance's geometry (broken)", "each curve's speeds in falling order"),
-        scales={"smoke": SMOKE, "default": Settings(), "paper": Settings(cells=16, steps=10000)},
-        seconds={"smoke": 16, "default": 27, "paper": 450},
-        cells=cells,
-        measure=measure,
-        summarise=summarise,
-        broken=replace(SMOKE, paired=False),
-    )
-)
+EXPERIMENT = register(Experiment(
+    name="learning-dynamics", row="T7", question="Does the loss fall in jumps, and is each a change of geometry?",
+    claim="plateaus and jumps in the loss; each jump is a change of geometry",
+    source="Elhage et al. 2022, Toy Models of Superposition, section 5 (superposition and learning dynamics)",
+    controls=("rotated times", "another instance's geometry (broken)", "each curve's speeds in falling order"),
+    scales={"smoke": SMOKE, "default": Settings(), "paper": Settings(cells=16, steps=10000)},
+    seconds={"smoke": 16, "default": 27, "paper": 450},
+    cells=cells, measure=measure, summarise=summarise, broken=replace(SMOKE, paired=False),
+))  # fmt: skip

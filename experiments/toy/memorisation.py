@@ -102,19 +102,13 @@ PAPER = Settings(
     steps=50000, rate=1e-3,
 )  # fmt: skip
 
-EXPERIMENT = register(
-    Experiment(
-        name="memorisation-and-double-descent",
-        row="T11",
-        question="What does a toy model store when it is trained on few samples, and when on many?",
-        claim="few samples: data points form the polygon; many: features do; test loss peaks in between",
-        source="Henighan et al. 2023, Superposition, Memorization, and Double Descent",
-        controls=("fresh samples in every step", "no weight decay", "the linear model, which forms no pentagon"),
-        scales={"smoke": SMOKE, "default": Settings(), "paper": PAPER},
-        seconds={"smoke": 6, "default": 65, "paper": 40000},
-        cells=cells,
-        measure=measure,
-        summarise=summarise,
-        broken=replace(SMOKE, activation="linear"),
-    )
-)
+EXPERIMENT = register(Experiment(
+    name="memorisation-and-double-descent", row="T11",
+    question="What does a toy model store when it is trained on few samples, and when on many?",
+    claim="few samples: data points form the polygon; many: features do; test loss peaks in between",
+    source="Henighan et al. 2023, Superposition, Memorization, and Double Descent",
+    controls=("fresh samples in every step", "no weight decay", "the linear model, which forms no pentagon"),
+    scales={"smoke": SMOKE, "default": Settings(), "paper": PAPER},
+    seconds={"smoke": 6, "default": 65, "paper": 40000},
+    cells=cells, measure=measure, summarise=summarise, broken=replace(SMOKE, activation="linear"),
+))  # fmt: skip

@@ -103,19 +103,13 @@ def summarise(settings: Settings, cells: Sequence[Mapping[str, Any]], found: Seq
 
 SMOKE = Settings(densities=(1.0, 0.1, 0.01, 0.001), seeds=8, steps=600)
 
-EXPERIMENT = register(
-    Experiment(
-        name="superposition-with-sparsity",
-        row="T1",
-        question="When does a model represent more features than it has dimensions?",
-        claim="the linear model never does; with a ReLU the number represented grows with sparsity",
-        source="Elhage et al. 2022, Toy Models of Superposition, section 2",
-        controls=("the linear model at every density, against its principal components", "dense inputs (S=0)"),
-        scales={"smoke": SMOKE, "default": Settings(), "paper": Settings(seeds=64, steps=10000)},
-        seconds={"smoke": 9, "default": 36, "paper": 480},
-        cells=cells,
-        measure=measure,
-        summarise=summarise,
-        broken=replace(SMOKE, output="linear"),
-    )
-)
+EXPERIMENT = register(Experiment(
+    name="superposition-with-sparsity", row="T1",
+    question="When does a model represent more features than it has dimensions?",
+    claim="the linear model never does; with a ReLU the number represented grows with sparsity",
+    source="Elhage et al. 2022, Toy Models of Superposition, section 2",
+    controls=("the linear model at every density, against its principal components", "dense inputs (S=0)"),
+    scales={"smoke": SMOKE, "default": Settings(), "paper": Settings(seeds=64, steps=10000)},
+    seconds={"smoke": 9, "default": 36, "paper": 480},
+    cells=cells, measure=measure, summarise=summarise, broken=replace(SMOKE, output="linear"),
+))  # fmt: skip
