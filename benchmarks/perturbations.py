@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.nn import ModuleList
 
 from benchmarks.timing import best_of, show
-from experiments.network.ground import Ground, Subject, divergence, ground
+from experiments.network.ground import Ground, divergence, ground
+from experiments.network.subject import Subject
 from toolkit.errors import require
 from toolkit.plain_network import module_of, unwrapped
 

@@ -25,7 +25,7 @@ from controls.audit_json import counts
 from controls.budgets import Spending, check_draws, check_level, spending
 from controls.finders import Finder
 from controls.outcomes import Outcome
-from controls.prepared import Prepared, prepare
+from controls.prepared import Prepared, prepare, processing
 from controls.registry import controls, find
 from controls.verdict import Verdict, judge
 from toolkit.errors import UserError, require, unknown
@@ -142,7 +142,7 @@ def audit(
 
     Args:
         finder: one of `controls.finders`, or several, of different kinds.
-        model: a model, or a name or folder as `toolkit.language.load_model` takes it.
+        model: a model, or a name or folder as `toolkit.language.load_model` takes it, loaded as an SAE says its was.
         data: a corpus: `nltk:NAME`, a file or a folder; with labels where the finder has labels.
         hook: where, such as blocks.6.hook_resid_post.
         budget: quick, standard or thorough, or a `controls.budgets.Spending`.
@@ -163,8 +163,8 @@ def audit(
     require(0 <= seed < 2**31, f"seed must be a whole number in [0, 2**31), got {seed}")
     for name in further or ():
         find(name)
-    model = load_model(model) if isinstance(model, str) else model
     finders = list(finder) if isinstance(finder, Sequence) else [finder]
+    model = load_model(model, **processing(finders)) if isinstance(model, str) else model
     began = time.monotonic()
     prepared = prepare(model, hook, finders, data, bought, seed=seed)
     work = Work(prepared, bought, alpha=alpha, seed=seed)

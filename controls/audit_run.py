@@ -16,7 +16,7 @@ from controls.audit_cells import Work
 from controls.audit_json import control_json, feature_json
 from controls.budgets import check_draws, check_level, measured, spending, told
 from controls.finders import Finder, Labels, Latents, Principal, ranges
-from controls.prepared import ACTIVATIONS, Prepared, prepare
+from controls.prepared import ACTIVATIONS, Prepared, prepare, processing
 from toolkit.errors import check_types, require
 from toolkit.language import load_model
 from toolkit.runs import Run, open_run, writing
@@ -80,7 +80,9 @@ def ground(job: Job, kept: str) -> tuple[Work, Prepared]:
     """Model, text and features, once in each process."""
     bought = spending(job.budget)
     folder = Path(kept) if kept else None
-    prepared = prepare(load_model(job.model), job.hook, job.finders(), job.corpus, bought, seed=job.seed, kept=folder)
+    finders = job.finders()
+    model = load_model(job.model, **processing(finders))
+    prepared = prepare(model, job.hook, finders, job.corpus, bought, seed=job.seed, kept=folder)
     return Work(prepared, bought, alpha=job.alpha, seed=job.seed), prepared
 
 

@@ -60,8 +60,8 @@ def drawn_anew(
             as without. `init` draws all the same: its draws are one stream, the first ones after the last.
 
     Raises:
-        UserError: an unknown kind, side or hook; an option that is not the kind's; blocks that are not there; a model
-            whose weights were processed, for init and cascade; weights with more than two axes.
+        UserError: an unknown kind, side or hook; an option that is not the kind's; blocks that are not there; weights
+            with more than two axes.
     """
     _check(model, kind, seed, embeddings, side, blocks, until)
     if kind == "init":

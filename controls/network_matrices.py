@@ -37,7 +37,11 @@ def copied(model: LanguageModel, name: str) -> LanguageModel:
     for module in model.bridge.modules():  # what a pass with gradients left behind, which torch refuses to copy
         left = [value for value in vars(module).values() if isinstance(value, Tensor) and not value.is_leaf]
         shared |= {id(value): value.detach() for value in left}
-    return replace(model, name=name, bridge=copy.deepcopy(model.bridge, shared))
+    bridge = copy.deepcopy(model.bridge, shared)
+    for module in bridge.modules():
+        if getattr(module, "_capture_hooks_wired", False):  # once it has run, to the blocks of the model itself
+            module._teardown_capture_hooks()
+    return replace(model, name=name, bridge=bridge)
 
 
 def matrices(model: LanguageModel) -> list[Matrix]:

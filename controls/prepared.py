@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from toolkit.checkpoints import DamagedError, load_sealed, save_sealed
 from toolkit.downstream import LanguageDownstream
 from toolkit.errors import UserError, require
 from toolkit.language import LanguageModel
+from toolkit.sae import LoadedSAE
 from toolkit.sweep import one_thread
 
 MANY_DOCUMENTS = 3 * FEWEST_DOCUMENTS
@@ -71,7 +73,7 @@ def prepare(
     learning = any(not isinstance(finder, Labels) for finder in finders)
     wanted = int(bought.rows * (1 + SELECTION * learning))
     reading = read(model, source, labels, rows=wanted, per_document=max(1, wanted // MANY_DOCUMENTS), seed=seed)
-    notes = _of_another_hook(finders, hook)
+    notes = _of_another_hook(finders, hook) + _of_other_weights(finders, model)
     X = _activations(model, hook, reading, kept)
     chosen, judged = _split(reading.groups, SELECTION if learning else 0.0, seed=seed)
     with one_thread():  # as workers have it: a label at its threshold is the same in each
@@ -88,6 +90,17 @@ def _of_another_hook(finders: Sequence[Finder], hook: str) -> list[str]:
     """What SAEs say that they were trained on, where it is not this hook."""
     said = [(finder.family, finder.sae.metadata.get("hook_name")) for finder in finders if isinstance(finder, Latents)]
     return [f"{family} was trained on {its}, not on {hook}" for family, its in said if its not in (None, hook)]
+
+
+def processing(finders: Sequence[Finder]) -> dict[str, Any]:
+    """What SAEs say was done to the weights of the model they were trained on, as options of `load_model`."""
+    loaded = [finder.sae for finder in finders if isinstance(finder, Latents) and isinstance(finder.sae, LoadedSAE)]
+    return {name: True for sae in loaded for name in sae.processing}
+
+
+def _of_other_weights(finders: Sequence[Finder], model: LanguageModel) -> list[str]:
+    missing = sorted(processing(finders).keys() - set(model.processing))
+    return [f"the SAE's model had {', '.join(missing)}, this one has not: load it so"] if missing else []
 
 
 def _activations(model: LanguageModel, hook: str, reading: Reading, kept: Path | None) -> Float[Tensor, "rows d"]:

@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from experiments.figures import as_json
 from experiments.registry import Experiment, Outcome, chosen, named
@@ -138,7 +138,8 @@ def changed(settings: Any, given: Sequence[str]) -> dict[str, Any]:
             raise unknown("setting", name, to_dict(settings))
         require(name not in _GIVEN, f"--set {each}: use --{name}")
         require(name not in found, f"--set {name} is given twice: give it once")
-        found[name] = _like(getattr(settings, name), value, name)
+        kind = next(field.type for field in fields(settings) if field.name == name)
+        found[name] = _like(getattr(settings, name), kind, value, name)
     return found
 
 
@@ -146,16 +147,21 @@ def _name(given: str) -> str:
     return given.partition("=")[0]
 
 
-def _like(present: Any, value: str, name: str) -> Any:
+def _like(present: Any, kind: Any, value: str, name: str) -> Any:
     """A value as what it takes the place of."""
     if isinstance(present, tuple):
-        plain = bool(present) and not isinstance(present[0], tuple)
-        require(plain, f"--set {name}={value}: this setting holds more than numbers or words and cannot be set so")
-        return tuple(_like(present[0] if present else "", part.strip(), name) for part in value.split(","))
+        (element, *_), such = get_args(kind), (f", such as {present[0]!r}" if present else "")
+        told = f"--set {name}={value}: this setting holds more than numbers or words and cannot be set so"
+        require(element in (int, float, str, bool), told)
+        return tuple(_as(element, part.strip(), name, such) for part in value.split(","))
+    return _as(type(present), value, name, f", such as {present!r}")
+
+
+def _as(kind: type, value: str, name: str, such: str) -> Any:
     try:
-        return {"true": True, "false": False}[value.lower()] if isinstance(present, bool) else type(present)(value)
+        return {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
     except (ValueError, KeyError):
-        raise UserError(f"--set {name}={value}: expected {type(present).__name__}, such as {present!r}") from None
+        raise UserError(f"--set {name}={value}: expected {kind.__name__}{such}") from None
 
 
 def _given(how: How) -> dict[str, Any]:

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from benchmarks import perturbations
-from experiments.network.ground import Subject, divergence, ground
+from experiments.network.ground import divergence, ground
+from experiments.network.subject import Subject
 
 
 @pytest.fixture(scope="module")

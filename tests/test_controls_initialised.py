@@ -6,7 +6,6 @@ import torch
 from controls.initialised import initialised
 from toolkit.activations import harvest
 from toolkit.corpora import Document
-from toolkit.errors import UserError
 from toolkit.language import load_model
 
 
@@ -56,10 +55,20 @@ def test_hooks_tokenizer_and_random_state_are_as_before_and_the_model_is_untouch
     assert not (rows[0] == rows[1]).all()
 
 
-def test_a_name_will_do_and_processed_weights_will_not(tiny_model):
+def test_a_name_will_do(tiny_model):
     assert initialised(str(tiny_model), seed=0).d_model == 16
-    with pytest.raises(UserError, match="was loaded with fold_layer_norm: initialisation has no such form"):
-        initialised(load_model("tiny-gpt2", fold_layer_norm=True), seed=0)
+
+
+def test_of_a_model_with_processed_weights_it_is_the_same_draw_processed_likewise(tiny_model):
+    options = {"fold_layer_norm": True, "centre_writing_weights": True}
+    plain, processed = initialised(str(tiny_model), seed=3), load_model(str(tiny_model), **options)
+    drawn = initialised(processed, seed=3)
+    assert drawn.processing == processed.processing == tuple(options)
+    assert drawn.bridge.W_E.mean(1).abs().max() < 1e-6 < plain.bridge.W_E.mean(1).abs().max()
+    tokens = torch.arange(20)[None]
+    said = [model.bridge(tokens).log_softmax(-1) for model in (plain, drawn, processed)]
+    torch.testing.assert_close(said[0], said[1], rtol=0, atol=1e-4)
+    assert (said[1] - said[2]).abs().max() > 1e-3
 
 
 @pytest.mark.slow

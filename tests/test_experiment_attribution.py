@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import stats
 
-from experiments.network import attribution as module
 from experiments.network.attribution import EXPERIMENT, Settings, cells, measure
+from experiments.network.attribution_parts import probes
 from experiments.network.attribution_report import WAYS, checks, correlations, summarise
 from experiments.network.ground import ground
 from toolkit.attribution import FLOOR, TOLERANCE
@@ -73,17 +73,67 @@ def test_the_error_alone_is_the_rest(settings, measured):
     torch.testing.assert_close(measured["rest_ablation"][0], expected, atol=1e-4, rtol=0)
 
 
-def test_an_sae_of_which_nothing_is_on_is_told(settings, monkeypatch):
-    monkeypatch.setattr(module, "latent_parts", lambda sae, x, rows=None: replace_values(x))
-    with pytest.raises(UserError, match="no latent of the SAE is on at any of 20 places"):
-        measure(settings, cells(settings)[0], 0)
+def test_an_sae_with_too_few_latents_on_to_be_ranked_is_told(settings):
+    with pytest.raises(UserError, match="at most 3 latents of the SAE are on at a place, and 4 are needed"):
+        measure(replace(settings, k=3), cells(settings)[0], 0)
 
 
-def replace_values(x):
-    from toolkit.attribution import Parts
+@pytest.fixture(scope="module")
+def labelled(settings, tmp_path_factory):
+    """Twenty documents of five sentences, each word with a part of speech."""
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("trees")
+    words = {"cat": "NOUN", "sat": "VERB", "on": "ADP", "the": "DET", "mat": "PROPN"}
+    lines = []
+    for sentence in range(100):
+        lines += [f"# newdoc id = {sentence // 5}"] * (sentence % 5 == 0)
+        for n, word in enumerate(rng.permutation([*words, *words]).tolist(), 1):
+            lines.append(f"{n}\t{word}\t{word}\t{words[word]}\t_\t_\t0\troot\t_\t_")
+        lines.append("")
+    (folder / "trees.conllu").write_text("\n".join(lines) + "\n")
+    names = tuple(f"upos={value}" for value in words.values())
+    return replace(settings, corpus=str(folder / "trees.conllu"), labels=names[:4], networks=("trained", "random"))
 
-    zero = torch.zeros(len(x), 3)
-    return Parts(torch.zeros_like(x), zero, zero[0], torch.eye(3, x.shape[1]), x)
+
+def test_probes_of_labels_may_take_the_latents_place(labelled):
+    found = [measure(labelled, cell, 0) for cell in cells(labelled)]
+    here, one = ground(labelled, HOOK), found[0]
+    directions = probes(here, labelled.labels)
+    assert one["ablation"].shape == (1, len(here.x), 4)
+    assert (one["missing"] <= TOLERANCE * one["change"].abs() + FLOOR).all()
+    # taking a probe's coordinate away moves along its direction alone, and no other probe's coordinate
+    coordinates = (here.x - here.mean) @ torch.linalg.pinv(directions)
+    best, at = here.clean.argmax(1), torch.arange(len(here.x))
+    gone = here.outputs(here.x - coordinates[:, 2:3] * directions[2], at)
+    change = (here.clean - gone).gather(1, best[:, None])[:, 0]
+    torch.testing.assert_close(one["ablation"][0, :, 2], change, atol=1e-4, rtol=0)
+    told = summarise(labelled, cells(labelled), found)
+    assert "rank probes as ablation does" in told.conclusion
+    assert "zero latents" not in told.table
+    truth = here.text.labels("upos=VERB")
+    score = here.learn @ directions[1]
+    assert score[truth == 1].mean() > score[truth == 0].mean() + score.std()
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"labels": ("upos=NOUN", "upos=VERB")}, "at least 4 are needed to be ranked"),
+        ({"corpus": ""}, "without --corpus: name a text that has them"),
+        ({"sae": "x"}, "beside an SAE: the basis is of one or the other"),
+        ({"networks": ("randm",)}, "unknown network 'randm'"),
+    ],
+)
+def test_labels_that_will_not_do_are_told(labelled, changed, says):
+    with pytest.raises(UserError, match=says):
+        replace(labelled, **changed)
+
+
+def test_a_label_that_no_row_has_is_told(labelled, monkeypatch):
+    here = ground(labelled, HOOK)
+    nothing = replace(here, text=replace(here.text, labelled=None))
+    monkeypatch.setattr(type(nothing.text), "labels", lambda self, name: np.zeros(len(self.rows), int))
+    with pytest.raises(UserError, match=r"0 of \d+ rows to learn from have upos=NOUN: a probe needs some with and"):
+        probes(nothing, labelled.labels)
 
 
 def cell(better, block=0, seed=0, **changed):

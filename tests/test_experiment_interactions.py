@@ -4,15 +4,18 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.network import interaction_words as module
 from experiments.network.block_network import block_network
-from experiments.network.ground import Subject
+from experiments.network.ground import ground
 from experiments.network.interaction_basis import Settings, cells
 from experiments.network.interaction_basis_report import NEEDED, PCA, SEVERAL, _addition_checks, _verdict, ratios
 from experiments.network.interaction_measures import BASES, LOCAL, QUANTITIES, Pair, quantities
 from experiments.network.interaction_toys import _across, _blocks
-from experiments.network.interaction_words import _grouped, _hooks
+from experiments.network.interaction_words import GROUPS, _grouped, _hooks, _pair, measure_model
+from experiments.network.subject import Subject
 from toolkit.errors import UserError
-from toolkit.interaction_basis import InteractionBasis, neuron_basis
+from toolkit.interaction_basis import InteractionBasis, neuron_basis, principal_basis
+from toolkit.interactions import keep_edges
 
 
 def basis(reads):
@@ -38,12 +41,12 @@ def test_what_must_stay_of_a_known_layer():
     x = torch.randn(500, 4, generator=torch.Generator().manual_seed(0)).double() * torch.tensor([8.0, 4.0, 2.0, 1.0])
     x = x - x.mean(0)
     pair = Pair(lambda rows: rows, x, lambda reached: float((reached - x).square().max()), 1e-9)
-    found = dict(
-        zip(QUANTITIES, quantities(pair, neuron_basis(x), neuron_basis(x), torch.eye(4)).tolist(), strict=True)
-    )
-    assert found == {"effective": 4, "for_90": 4, "for_99": 4, "needed": 4, "directions": 4}
-    narrow = basis(torch.eye(4).double()[:2])
-    lacking = dict(zip(QUANTITIES, quantities(pair, narrow, narrow, torch.eye(2)).tolist(), strict=True))
+
+    def of(one, ranked):
+        return dict(zip(QUANTITIES, quantities(pair, one, one, ranked, ranked=ranked).tolist(), strict=True))
+
+    assert of(neuron_basis(x), torch.eye(4)) == dict.fromkeys(QUANTITIES, 4)
+    lacking = of(basis(torch.eye(4).double()[:2]), torch.eye(2))
     assert (lacking["needed"], lacking["directions"]) == (16, 4)
 
 
@@ -87,6 +90,44 @@ def test_hooks_are_followed_by_those_of_the_next_blocks():
     for hook in ("blocks.3.hook_resid_post", "blocks.1.hook_mlp_out"):
         with pytest.raises(UserError, match=rf"{hook} cannot be followed to a next block: .* n from 0 to 2"):
             _hooks(subject, hook)
+
+
+@pytest.fixture(scope="module")
+def words():
+    return Settings(model="tiny-gpt2", hook="blocks.1.hook_resid_post", rows=4_000, places=48)
+
+
+def test_all_edges_of_a_model_cost_nothing_and_none_much(words):
+    subject = Subject(model="tiny-gpt2", rows=4_000, places=48)
+    first, following = (ground(subject, f"blocks.{n}.hook_resid_post") for n in (1, 2))
+    part = np.arange(12)
+    pair = _pair(first, following, part, 0.1)
+    torch.testing.assert_close(pair.layer(pair.x), following.x[part], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(pair.x, first.x[part])
+    assert pair.harm(following.x[part]) < 1e-6
+    assert pair.harm(following.mean.expand(12, -1)) > 1
+    for make in (neuron_basis, principal_basis):
+        source, target = make(first.learn), make(following.learn)
+        for edges, low, high in ((1, 0, 1e-4), (0, 1, np.inf)):
+            mask = torch.full((len(target.reads), len(source.reads)), edges, dtype=torch.bool)
+            assert low <= pair.harm(keep_edges(pair.layer, pair.x, source, target, mask)) <= high
+
+
+def test_a_models_edges_are_ranked_at_the_places_of_the_fit(words, monkeypatch):
+    seen = []
+
+    def note(pair, basis, following, squared, *, ranked):
+        seen.append((basis, squared, ranked))
+        return torch.ones(len(QUANTITIES)).double()
+
+    monkeypatch.setattr(module, "quantities", note)
+    found = measure_model(words, "blocks.1.hook_resid_post", 0)
+    assert found["quantities"].shape == (len(BASES), GROUPS, len(QUANTITIES))
+    assert len({id(ranked) for _, _, ranked in seen}) == len(BASES)  # one ranking a basis, whichever group is measured
+    assert len({id(squared) for _, squared, _ in seen}) == len(BASES) * GROUPS
+    local, principal = seen[0][0], seen[GROUPS][0]
+    assert BASES[:2] == (LOCAL, PCA)
+    assert (local.reads[0] / local.reads[0].norm() - principal.reads[0] / principal.reads[0].norm()).norm() > 0.1
 
 
 def test_documents_are_measured_whole_and_in_four_groups():

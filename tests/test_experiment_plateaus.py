@@ -148,6 +148,24 @@ def test_training_weights_and_depth_are_claimed_where_all_networks_are_asked():
     assert len(outcome.table.splitlines()) == 2 + len(asked) * len(ENDS)
 
 
+def test_depth_is_that_of_the_network_however_hooks_are_named():
+    deep, shallow = "blocks.2.hook_resid_post", "blocks.0.hook_resid_post"
+    fates = []
+    for hooks in ((deep, shallow), (shallow, deep)):
+        settings = Settings(model="tiny-gpt2", hook=",".join(hooks))
+        asked = cells(settings)
+        found = [planted(2.0 if c["at"] == shallow else 1.5, after=3.0 if c["at"] == shallow else 1.0) for c in asked]
+        fates.append([(c.claim, c.passed) for c in summarise(settings, asked, found).checks])
+    assert fates[0] == fates[1]
+    assert dict(fates[0])["largest slope, first hook less last"]
+
+
+def test_the_stream_before_a_block_has_that_block_after_it(here):
+    assert blocks_after(replace(here, hook="blocks.0.hook_resid_pre")) == 4
+    assert blocks_after(replace(here, hook="blocks.0.hook_mlp_out")) == 3
+    assert np.isnan(blocks_after(replace(here, hook="hook_embed")))
+
+
 def test_too_few_points_are_refused():
     with pytest.raises(UserError, match="points must be at least 5, got 4"):
         Settings(points=4)

@@ -240,11 +240,12 @@ def test_a_pattern_gives_the_model_to_those_that_take_it(run, started, tiny_mode
 
 
 def test_settings_are_taken_as_what_they_replace(run, started):
-    sets = ("width=64", "shuffled=TRUE", "networks=trained, spectrum")
+    sets = ("width=64", "shuffled=TRUE", "networks=trained, spectrum", "processing=fold_layer_norm")
     code, _, _ = run("run", "attribution", "--scale", "smoke", *(word for each in sets for word in ("--set", each)))
     settings = started["attribution"]
     assert code == 0
     assert (settings.width, settings.shuffled, settings.networks) == (64, True, ("trained", "spectrum"))
+    assert settings.processing == ("fold_layer_norm",)
     assert settings.rows == registry.chosen(["attribution"])[0].settings("smoke").rows
 
 
@@ -254,7 +255,7 @@ def test_settings_are_taken_as_what_they_replace(run, started):
         ("attribution", ("hook=blocks.2.hook_resid_post",), "use --hook"),
         ("attribution", ("width=64", "width=32"), "--set width is given twice"),
         ("u-and", ("tasks=and",), "cannot be set so"),
-        ("saes-on-toy-models", ("importances=0.5",), "cannot be set so"),
+        ("saes-on-toy-models", ("importances=half",), "importances=half: expected float"),
         ("frozen-embedding", ("steps=410",), "steps=410 must be a multiple of every="),
         ("frozen-embedding", ("every=0",), "must be a multiple of every=0"),
         ("basis-pursuit", ("k=3",), "k=3 must be one of ks="),

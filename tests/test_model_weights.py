@@ -1,5 +1,7 @@
 """Null networks: what each keeps is kept, what it takes away is gone, and a shared rotation changes no output."""
 
+import gc
+
 import numpy as np
 import pytest
 import random_models
@@ -255,6 +257,26 @@ def test_a_cascade_goes_on_where_it_stopped_and_ends_with_every_block_as_initial
     for name, weight in both.items():
         assert torch.equal(weight, (start if name.startswith("blocks.") else old)[name])
         assert torch.equal(one[name], (start if name.startswith("blocks.1.") else old)[name])
+
+
+def test_a_cascade_of_processed_weights_predicts_what_one_of_the_model_itself_does(folders, model):
+    processed = load_model(folders["gpt2"], fold_layer_norm=True, centre_writing_weights=True)
+    plain, other = (drawn_anew(each, "cascade", seed=4, blocks=1) for each in (model, processed))
+    assert other.processing == processed.processing
+    torch.testing.assert_close(outputs(plain), outputs(other), rtol=0, atol=1e-4)
+    assert (outputs(plain) - outputs(model)).abs().max() > 1e-2
+
+
+def test_a_network_drawn_from_one_that_has_run_has_hooks_of_its_own_and_outlives_it(folders):
+    """The bridge wires some hooks as it first runs; those of a copy would tell the model that it was copied from."""
+    model = load_model(folders["gpt2"])
+    before = outputs(model)
+    drawn = drawn_anew(model, "spectrum", seed=0)
+    del model
+    gc.collect()
+    fresh = drawn_anew(load_model(folders["gpt2"]), "spectrum", seed=0)
+    assert (outputs(drawn) - before).abs().max() > 1e-3
+    torch.testing.assert_close(outputs(drawn), outputs(fresh))
 
 
 # Singular values

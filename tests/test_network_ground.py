@@ -10,12 +10,13 @@ from experiments.checks import interval
 from experiments.network import ground as module
 from experiments.network import networks, subjects
 from experiments.network.by_document import bounded, means, ratio
-from experiments.network.ground import FEWEST, Subject, ground, hook_of
+from experiments.network.ground import FEWEST, ground, hook_of
 from experiments.network.networks import RANDOM, SPECTRUM, TRAINED, keeps_first, network
+from experiments.network.over_layers import own_sae
+from experiments.network.subject import Subject
 from toolkit.errors import UserError
 from toolkit.interventions import Patch, record, run
 from toolkit.language import load_model
-from toolkit.sae import SAEConfig, fit_sae
 
 HOOK = "blocks.0.hook_resid_post"
 WORDS = ("the", "cat", "sat", "on", "a", "mat")
@@ -151,37 +152,72 @@ def test_an_unknown_hook_is_named_with_the_nearest(settings):
         ground(replace(settings, hook="blocks.0.hook_resid_pots"), "blocks.0.hook_resid_pots")
 
 
-def saved(folder, d, hook, **changed):
-    rows = torch.randn(256, d, generator=torch.Generator().manual_seed(0))
-    sae = fit_sae(rows, SAEConfig(architecture="topk", width=32, k=4, steps=5, batch=64))
-    replace(sae, metadata={"hook_name": hook} if hook else {}, **changed).save(folder)
+def saved(folder, rows, hook, **said):
+    sae = subjects.trained(rows, width=32, k=4, steps=60, seed=0)
+    replace(sae, metadata={"hook_name": hook, **said} if hook else {}).save(folder)
     return str(folder)
 
 
-def test_an_sae_is_read_where_its_own_hook_is(settings, tmp_path):
-    sae = saved(tmp_path / "own", 16, HOOK)
+def test_an_sae_is_read_where_its_own_hook_is(settings, here, tmp_path):
+    sae = saved(tmp_path / "own", here.learn, HOOK)
     asked = replace(settings, sae=sae, hook="")
-    assert asked.at == [""]
-    found = ground(asked, "")
+    assert asked.at == [HOOK]
+    found = ground(asked, HOOK)
     assert found.hook == HOOK
     assert found.latents(found.x).shape == (40, 32)
     torch.testing.assert_close(found.rebuilt(found.x), found.sae(found.x[None])[0])
     assert found.rebuilt(found.x).shape == found.x.shape
 
 
-def test_an_sae_of_another_width_hook_or_none_is_told_in_one_line(settings, tmp_path):
-    other = saved(tmp_path / "other", 16, "blocks.0.hook_resid_pre")
+def test_an_sae_of_a_model_with_centred_weights_is_asked_in_such_a_model(settings, tmp_path):
+    """Layer norm takes the mean away: what is written along d may be centred, and no output changes."""
+    raw = ground(settings, HOOK)
+    rows = raw.learn - raw.learn.mean(1, keepdim=True)
+    loaded = {"center_writing_weights": True, "device": "cpu"}
+    asked = replace(settings, sae=saved(tmp_path / "centred", rows, HOOK, model_from_pretrained_kwargs=loaded))
+    found = ground(asked, HOOK)
+    assert found.model.processing == ("centre_writing_weights",)
+    assert raw.x.mean(1).abs().max() > 0.01
+    for plain, centred in ((raw.x, found.x), (raw.learn, found.learn)):
+        torch.testing.assert_close(centred, plain - plain.mean(1, keepdim=True), rtol=0, atol=1e-5)
+    step = 0.5 * torch.randn(found.x.shape, generator=torch.Generator().manual_seed(1))
+    at = torch.arange(len(step))
+    told = found.divergence(found.x + step, at)
+    assert told.mean() > 1e-3
+    torch.testing.assert_close(told, raw.divergence(raw.x + step, at), rtol=1e-3, atol=1e-6)
+    own = own_sae(asked, SPECTRUM, HOOK)  # networks beside it are loaded as it was, each with an SAE of its own
+    for kind in (RANDOM, SPECTRUM):
+        assert ground(own, HOOK, kind=kind).model.processing == ("centre_writing_weights",)
+    assert ground(own, HOOK, kind=RANDOM).x.mean(1).abs().max() < 1e-5
+
+
+def test_an_sae_of_another_width_hook_or_none_is_told_in_one_line(settings, here, tmp_path):
+    other = saved(tmp_path / "other", here.learn, "blocks.0.hook_resid_pre")
     with pytest.raises(UserError, match=f"was trained on blocks.0.hook_resid_pre, and this is {HOOK}: --hook blocks"):
         _ = ground(replace(settings, sae=other), HOOK).sae
-    wide = saved(tmp_path / "wide", 24, "")
+    wide = saved(tmp_path / "wide", torch.randn(256, 24, generator=torch.Generator().manual_seed(0)), "")
     with pytest.raises(UserError, match=f"reads rows of 24 numbers, and {HOOK} of .* holds 16"):
         _ = ground(replace(settings, sae=wide), HOOK).sae
     with pytest.raises(UserError, match="does not say which hook it was trained on: give --hook"):
-        ground(replace(settings, sae=wide, hook=""), "")
-    fits = saved(tmp_path / "fits", 16, "")
+        _ = replace(settings, sae=wide, hook="").at
+    shifted = saved(tmp_path / "shifted", here.learn + 10, "")
+    with pytest.raises(UserError, match=f"of the variance of {HOOK} of .*: it explains nothing, so it is"):
+        _ = ground(replace(settings, sae=shifted), HOOK).sae
+    fits = saved(tmp_path / "fits", here.learn, "")
     assert ground(replace(settings, sae=fits), HOOK).sae.W_dec.shape == (1, 32, 16)
     with pytest.raises(UserError, match=r"no SAE at \./none"):
         _ = ground(replace(settings, sae="./none"), HOOK).sae
+
+
+def test_saes_trained_here_leave_every_fifth_document_aside_and_those_named_none(settings, here, tmp_path):
+    aside, documents = here.aside.numpy(), here.learned
+    assert len(here.unseen) == aside.sum() > 0
+    assert {d % 5 == 0 for d in documents[aside]} == {True}
+    assert {d % 5 == 0 for d in documents[~aside]} == {False}
+    own = subjects.trained(here.learn[~here.aside], width=32, k=4, steps=30, seed=0)
+    torch.testing.assert_close(own.W_dec, here.sae.W_dec)
+    named = ground(replace(settings, sae=saved(tmp_path / "own", here.learn, HOOK)), HOOK)
+    assert torch.equal(named.unseen, named.learn)
 
 
 def test_an_sae_trained_here_explains_rows_of_documents_it_never_saw():
@@ -206,6 +242,7 @@ def test_an_sae_trained_here_explains_rows_of_documents_it_never_saw():
         ({"rows": 0}, "rows must be at least 1, got 0"),
         ({"places": -3}, "places must be at least 1, got -3"),
         ({"sae": "x", "hook": "a,b"}, "one SAE stands at one hook, got a,b: name one --hook"),
+        ({"processing": ("centre_writing",)}, "did you mean 'centre_writing_weights'"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, changed, message):
@@ -302,6 +339,10 @@ def test_hooks_are_names_and_each_once(settings, says):
     ("settings", "says"),
     [
         ({"hook": "blocks.0.attn.hook_pattern"}, "has shape"),
+        (
+            {"hook": "blocks.0.ln1.hook_scale"},
+            "holds one number a token, which has no directions",
+        ),
         ({"layers": 4}, "3 blocks before its last: --set layers=3"),
         ({"places": 5}, "places of 5 documents would be moved"),
     ],

@@ -1,5 +1,6 @@
 """Fitting SAEs: known truth, independence of the instances, resampling, folding, and sae-lens's format."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,8 @@ from torch import Tensor
 
 from toolkit import metrics
 from toolkit.configs import ARCHITECTURES, SAEConfig
-from toolkit.errors import DivergenceError
-from toolkit.sae import SAE, fit_sae
+from toolkit.errors import DivergenceError, UserError
+from toolkit.sae import SAE, fit_sae, load_sae
 from toolkit.sae_training import Trainer, fold_decoder_norm, initial_parameters, learning_rate, with_encoder
 from toolkit.targets import Target, rows_target
 
@@ -89,6 +90,42 @@ def test_sae_lens_loads_what_is_saved_with_equal_outputs(architecture: str, tmp_
         torch.testing.assert_close(loaded.encode(x), sae.encode(x[None])[0], rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(loaded(x), sae(x[None])[0], rtol=1e-5, atol=1e-6)
         assert (loaded.encode(x) > 0).any(), "an SAE that is never on would pass for any weights"
+
+
+@pytest.mark.parametrize("scaling", ["layer_norm", "constant_norm_rescale"])
+def test_an_sae_that_scales_each_row_decodes_as_often_as_it_is_asked(scaling: str, tmp_path: Path) -> None:
+    fit_sae(sparse_rows(), config_for("topk")).instance(1).save(tmp_path)
+    changed(tmp_path, normalize_activations=scaling)
+    loaded, x = load_sae(str(tmp_path)), sparse_rows().batches(999, 200)[1:2]
+    latents = loaded.encode(x)
+    first, again = loaded.decode(latents), loaded.decode(latents)
+    assert torch.equal(first, again)
+    torch.testing.assert_close(first, loaded(x))
+    # the scale is left out, and comes back
+    torch.testing.assert_close(loaded.encode(3 * x), latents, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(loaded.decode(latents), 3 * first, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"normalize_activations": "expected_average_only_in"},
+            "scaled by expected_average_only_in, and the",
+        ),
+        ({"architecture": "transcoder", "d_out": D, "apply_b_dec_to_input": False}, "is a transcoder: expected an SAE"),
+    ],
+)
+def test_what_would_read_or_write_other_rows_is_refused(changes: dict[str, object], says: str, tmp_path: Path) -> None:
+    fit_sae(sparse_rows(), config_for("topk")).instance(1).save(tmp_path)
+    changed(tmp_path, **changes)
+    with pytest.raises(UserError, match=says):
+        load_sae(str(tmp_path))
+
+
+def changed(folder: Path, **changes: object) -> None:
+    path = folder / "cfg.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 def test_only_one_instance_can_be_saved(tmp_path: Path) -> None:

@@ -314,6 +314,9 @@ def test_a_crossing_is_found_on_log_axes_and_nan_without_one():
         ({"over_k": ()}, "over_k must be at least 1"),
         ({"over_circuits": (256, 256)}, "over_circuits needs two sizes"),
         ({"copies": 3}, "copies=3 must be one of over_copies"),
+        ({"over_large": (512, 256)}, "over_large must rise"),
+        ({"circuits": 32}, "fewer than two sizes of over_k are in superposition with a predicted error below 0.6"),
+        ({"over_circuits": (16, 8192)}, "fewer than two sizes of over_circuits are in superposition"),
     ],
 )
 def test_sizes_that_make_no_sweep_are_refused(changed, says):

@@ -209,6 +209,3 @@ def test_few_networks_and_a_finders_own_features_are_noted(model, reading, label
 def test_what_cannot_be_drawn_is_told_in_one_line(model, reading, labels):
     with pytest.raises(UserError, match="no block comes before hook_embed, so there is none to draw"):
         RUNS["weights.cascade"](case_of(model, reading, labels, hook="hook_embed"))
-    folded = load_model("tiny-gpt2", fold_layer_norm=True)
-    with pytest.raises(UserError, match="was loaded with fold_layer_norm: initialisation has no such form"):
-        RUNS["weights.init"](case_of(folded, reading, labels))

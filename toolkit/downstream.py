@@ -88,7 +88,11 @@ class LanguageDownstream:
 
     def __call__(self, activations: Float[Tensor, "rows d"], at: Int[Tensor, " rows"]) -> Float[Tensor, "rows outputs"]:
         """As `Downstream` has it; outputs are log-probabilities of the vocabulary."""
-        logits = self._whole(activations, at) if self._rest is None else self._rest(activations, at)
+        if self._rest is not None:
+            logits = self._rest(activations, at)
+        else:
+            parts = zip(activations.split(_AT_ONCE), at.split(_AT_ONCE), strict=True)
+            logits = torch.cat([self._whole(rows, places) for rows, places in parts])
         return logits.log_softmax(1).to(activations.device)
 
     @torch.no_grad()

@@ -31,12 +31,6 @@ SPLICED = 2**15
 """Tokens on which the model's own loss is measured at most: it is run four times over them."""
 BATCH = 1024
 """Tokens at a time where it is: their logits, four times, are what takes the memory."""
-_PROCESSING = {
-    "fold_ln": "fold_layer_norm",
-    "center_writing_weights": "centre_writing_weights",
-    "center_unembed": "centre_unembed",
-    "fold_value_biases": "fold_value_biases",
-}
 
 
 def fit(settings: dict[str, Any]) -> None:
@@ -48,7 +42,7 @@ def fit(settings: dict[str, Any]) -> None:
         if not options.sae:
             check_shares(config)
         given = load_sae(options.sae, device=device) if options.sae else None
-        hook, processing = _hook(options, given), _processing(given)
+        hook, processing = _hook(options, given), given.processing if given is not None else {}
         with first_alone():  # the others find in the cache what the first has put there
             model, found = _harvested(options, run, hook, device, processing)
         options = replace(options, context=found.cutting.context)  # no more than the model reads
@@ -103,12 +97,6 @@ def _hook(options: ActivationsConfig, given: LoadedSAE | None) -> str:
     named = str(given.metadata.get("hook_name") or "") if given is not None else ""
     require(bool(options.hook or named), "--hook is missing: where to read, such as blocks.2.hook_resid_post")
     return options.hook or named
-
-
-def _processing(given: LoadedSAE | None) -> dict[str, bool]:
-    """What the SAE says was done to the weights of the model that it was trained on."""
-    asked = given.metadata.get("model_from_pretrained_kwargs") if given is not None else None
-    return {ours: True for theirs, ours in _PROCESSING.items() if (asked or {}).get(theirs)}
 
 
 def _check_width(given: LoadedSAE, stream: Stream, hook: str) -> None:

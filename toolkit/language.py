@@ -241,7 +241,8 @@ def _kept_embedding(folder: Path, revision: str) -> Tensor | None:
 def with_network(model: LanguageModel, network: Any, name: str) -> LanguageModel:
     """Another Hugging Face network of the same class and configuration in the place of a model's own.
 
-    Tokenizer, hooks and device are the model's; the model itself stays as it is. The network is wrapped, not copied.
+    Tokenizer, hooks, device and processing are the model's; the model itself stays as it is. The network is wrapped,
+    not copied: where weights are processed they are the network's own.
 
     Args:
         network: as `type(original)(config)` makes it, in evaluation mode.
@@ -251,7 +252,9 @@ def with_network(model: LanguageModel, network: Any, name: str) -> LanguageModel
 
     options = {"tokenizer": model.bridge.tokenizer, "device": model.device}
     bridge = TransformerBridge.boot_transformers(model.bridge.cfg.model_name, hf_model=network, **options)
-    return LanguageModel(name, bridge, model.tokenizer, device=model.device)
+    if model.processing:
+        process_weights(name, bridge, model.processing)
+    return LanguageModel(name, bridge, model.tokenizer, processing=model.processing, device=model.device)
 
 
 @dataclass(frozen=True)

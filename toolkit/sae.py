@@ -8,6 +8,7 @@ sae.W_dec                         # (instances, width, d), unit rows
 """
 
 import logging
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,20 @@ from toolkit.errors import UserError, require
 from toolkit.sae_losses import encode, levels, reconstruct
 from toolkit.sae_training import Trainer
 from toolkit.targets import Target, rows_target
+
+PROCESSING = {
+    "fold_ln": "fold_layer_norm",
+    "center_writing_weights": "centre_writing_weights",
+    "center_unembed": "centre_unembed",
+    "fold_value_biases": "fold_value_biases",
+}
+"""What TransformerLens calls ways to change a model's weights on loading, and what `load_model` calls them."""
+OTHERS = ("transcoder", "temporal")
+"""Kinds of sae-lens that do not rebuild each row from itself."""
+BY_ROW = ("none", "layer_norm", "constant_norm_rescale")
+"""Ways of scaling rows for which nothing has to be known but the row."""
+_SCALES = ("ln_mu", "ln_std", "x_norm_coeff")
+"""What sae-lens keeps of the rows last encoded."""
 
 __all__ = ["SAE", "LoadedSAE", "SAEConfig", "fit_sae", "load_sae", "push"]
 
@@ -180,6 +195,12 @@ class LoadedSAE:
         """What it says of itself: model_name, hook_name and the like."""
         return dict(self.lens.cfg.metadata.to_dict())
 
+    @property
+    def processing(self) -> dict[str, Any]:
+        """What it says was done to the weights of the model it was trained on, as options of `load_model`."""
+        asked = self.metadata.get("model_from_pretrained_kwargs") or {}
+        return {ours: True for theirs, ours in PROCESSING.items() if asked.get(theirs)}
+
     @torch.no_grad()
     def encode(self, x: Float[Tensor, "instances rows d"]) -> Float[Tensor, "instances rows width"]:
         """Latents of rows."""
@@ -187,8 +208,11 @@ class LoadedSAE:
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "instances rows width"]) -> Float[Tensor, "instances rows d"]:
-        """Rows from latents; where sae-lens scales each row, from those last encoded."""
-        return self.lens.decode(latents)
+        """Rows from latents; where sae-lens scales each row, in the scale of those last encoded."""
+        scale = {name: value for name, value in vars(self.lens).items() if name in _SCALES}
+        rows = self.lens.decode(latents)
+        vars(self.lens).update(scale)  # sae-lens forgets it once it is used
+        return rows
 
     def __call__(self, x: Float[Tensor, "instances rows d"]) -> Float[Tensor, "instances rows d"]:
         """The reconstruction of x."""
@@ -205,6 +229,7 @@ def load_sae(source: str, *, device: str = "cpu") -> LoadedSAE:
 
     # The hub's retries are told to the log as they happen; the one line at the end says it all.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", r"\s*This SAE has non-empty model_from_pretrained_kwargs")  # see `processing`
     try:
         if Path(source).is_dir():
             return _loaded(source, sae_lens.SAE.load_from_disk(source, device=device, dtype="float32"))
@@ -251,5 +276,16 @@ def push(folder: Path | str, repo: str, *, name: str = "sae") -> str:
 
 
 def _loaded(source: str, lens: Any) -> LoadedSAE:
+    kind = str(lens.cfg.architecture())
+    require(
+        not any(other in kind for other in OTHERS),
+        f"{source} is a {kind.replace('_', ' ')}: expected an SAE, which rebuilds each row that it reads",
+    )
+    scaling = str(lens.cfg.normalize_activations)
+    require(
+        scaling in BY_ROW,
+        f"{source} reads rows scaled by {scaling}, and the factor is not in it: name it as release:id of sae-lens's "
+        "list, or fold the factor in first",
+    )
     lens.turn_off_forward_pass_hook_z_reshaping()  # rows come with their heads flattened
     return LoadedSAE(source, lens.eval())

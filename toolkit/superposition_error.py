@@ -18,7 +18,8 @@ To first order the squared error of an answer is so, without S,
 
 which for T m > D is the second term: error = T k m^2 / D^2 over twice the variance of an answer, that is +1 in T and k,
 +2 in m and -2 in D on log-log axes, with break-down at T k m^2 ~ D^2: as many circuits as large parameters over small
-ones and k, the count of Linsefors and Bushnaq 2025 ("Circuits in Superposition 2"). Constants are derived here.
+ones and k, the count that Linsefors and Bushnaq 2025 ("Circuits in Superposition 2") reach with answers in
+superposition too, by silencing circuits that are not called, which is not done here. Constants are derived here.
 
 Beyond first order a ReLU also turns noise into a bias that no averaging over copies removes; it grows with v and so
 with S, which is why dense codes fail. `predicted_error` has it: noise 1. and 3. Gaussian, collisions binomial.

@@ -5,13 +5,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
+from experiments.network.attribution_parts import active, elsewhere, parts_of, permuted
+from experiments.network.attribution_ranks import FEWEST
 from experiments.network.attribution_report import summarise
-from experiments.network.ground import Ground, Subject, ground
+from experiments.network.ground import Ground, ground
 from experiments.network.networks import RANDOM, SPECTRUM, TRAINED
-from experiments.network.over_layers import block_of, own_sae
+from experiments.network.over_layers import block_of, check_networks, own_sae
+from experiments.network.subject import Subject
 from experiments.registry import Experiment, register
 from toolkit.attribution import (
     Parts,
@@ -19,7 +21,6 @@ from toolkit.attribution import (
     gradient_times_activation,
     insertion,
     integrated_gradients,
-    latent_parts,
     output_of,
 )
 from toolkit.errors import require
@@ -31,8 +32,24 @@ class Settings(Subject):
 
     networks: tuple[str, ...] = (TRAINED, RANDOM, SPECTRUM)
     """The first is what claims are about, the others stand beside it, each with an SAE of its own."""
+    labels: tuple[str, ...] = ()
+    """LAYER=VALUE each, such as upos=NOUN: directions of their probes are the basis, in the place of latents."""
     shuffled: bool = False
     """Deal the integrated gradients of a place anew among its latents: nothing should agree then."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_networks(self.networks, claimed="")
+        if self.labels:
+            require(not self.sae, f"labels={','.join(self.labels)} beside an SAE: the basis is of one or the other")
+            require(bool(self.corpus), f"labels={','.join(self.labels)} without --corpus: name a text that has them")
+            few = f"labels={','.join(self.labels)}: at least {FEWEST} are needed to be ranked"
+            require(len(set(self.labels)) == len(self.labels) >= FEWEST, f"{few}, none twice")
+
+    @property
+    def read_with(self) -> tuple[str, ...]:
+        """Labels that the text has to have."""
+        return self.labels
 
 
 def cells(settings: Settings) -> list[dict[str, Any]]:
@@ -41,11 +58,11 @@ def cells(settings: Settings) -> list[dict[str, Any]]:
 
 
 def measure(settings: Settings, cell: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
-    """For both baselines, zero latents and the mean activation, each active latent's attributions and ablation."""
+    """For each baseline every active latent's attributions and ablation, or every probe's."""
     subject = own_sae(settings, cell["network"], cell["at"])
     here = ground(subject, cell["at"], kind=cell["network"], seed=seed)
     generator = torch.Generator().manual_seed(seed)
-    found = [_measured(here, latent_parts(here.sae, here.x, rows=rows), generator) for rows in (None, here.learn)]
+    found = [_measured(here, parts, generator) for parts in parts_of(here, settings.labels)]
     together = {name: torch.stack([each[name] for each in found]) for name in found[0]}
     if settings.shuffled:
         together["integrated"] = together["permuted"]
@@ -57,38 +74,24 @@ def _measured(here: Ground, parts: Parts, generator: torch.Generator) -> dict[st
     tokens = here.clean.argmax(1)
     metric = output_of(here.rest, tokens)
     on = parts.values != 0
-    require(bool(on.any()), f"no latent of the SAE is on at any of {len(on)} places: it is of another network or hook")
+    most = int(on.sum(1).max())
+    require(
+        most >= FEWEST, f"at most {most} latents of the SAE are on at a place, and {FEWEST} are needed to be ranked"
+    )
     ways = {
         "integrated": integrated_gradients(metric, parts),
         "gradient": gradient_times_activation(metric, parts),
         "ablation": ablation(metric, parts, on),
         "insertion": insertion(metric, parts, on),
     }
-    found = {name: _active(way.features, on) for name, way in ways.items()}
-    found["size"] = _active(parts.moves.abs(), on)
+    found = {name: active(way.features, on) for name, way in ways.items()}
+    found["size"] = active(parts.moves.abs(), on)
     of_another = integrated_gradients(output_of(here.rest, tokens.roll(-(len(tokens) // 2))), parts)
-    found["elsewhere"] = _active(_elsewhere(of_another.gradient, parts), on)
-    found["permuted"] = _permuted(found["integrated"], generator)
+    found["elsewhere"] = active(elsewhere(of_another.gradient, parts), on)
+    found["permuted"] = permuted(found["integrated"], generator)
     found |= {f"rest_{name}": way.rest for name, way in ways.items()}
     whole = ways["integrated"]
     return found | {"change": whole.change, "missing": whole.missing, "steps": whole.steps}
-
-
-def _elsewhere(gradient: Tensor | None, parts: Parts) -> Float[Tensor, "places features"]:
-    """What the latents would get by the mean gradient, of the same token, at a place half of all places away."""
-    assert gradient is not None
-    return parts.moves * (gradient.roll(len(gradient) // 2, 0) @ parts.directions.mT)
-
-
-def _active(values: Float[Tensor, "places features"], on: Bool[Tensor, "places features"]) -> Float[Tensor, "places k"]:
-    order = on.int().argsort(dim=1, descending=True, stable=True)[:, : int(on.sum(1).max())]
-    return values.gather(1, order).where(on.gather(1, order), torch.nan)
-
-
-def _permuted(values: Float[Tensor, "places k"], generator: torch.Generator) -> Float[Tensor, "places k"]:
-    """The values of each place dealt anew among its latents."""
-    noise = torch.rand(values.shape, generator=generator).where(values.isfinite(), torch.inf)
-    return values.gather(1, noise.argsort(1))
 
 
 SMOKE = Settings(layers=1, width=256, steps=200, rows=4_000, places=48, networks=(TRAINED,))

@@ -2,8 +2,9 @@
 
 The metric is the log-probability of the token that the clean network finds likeliest. Signed attributions are ranked
 over a place's active latents, the SAE's error left out, against signed ablations; baseline: every latent at zero, or
-the mean activation. All bars were set before anything was measured; that against another place's gradient was set for
-the gradient of that place's own token, and held against the same token's, a stronger control, after a first run.
+the mean activation. Probes of labels may take the latents' place: every one counts, what they leave out does not. All
+bars were set before anything was measured; that against another place's gradient was set for the gradient of that
+place's own token, and held against the same token's, a stronger control, after a first run.
 
 Why gradient x activation may come closer to ablation, to second order (H the Hessian, D_i the move of latent i): it
 misses D_i H D_i / 2, the latent's own curvature, where integrated gradients miss D_i H (D - D_i) / 2, its interaction
@@ -15,18 +16,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
-from scipy import stats
 from torch import Tensor
 
 from experiments.checks import Check, Interval, above, at_least, interval, near, share
 from experiments.figures import Figure, Plot, Series
+from experiments.network.attribution_ranks import ENDS, correlations
 from experiments.network.by_document import means
 from experiments.registry import Outcome
 from toolkit.attribution import FLOOR, TOLERANCE
 
 BASELINES = ("zero latents", "mean activation")
-"""What latents are put back to; claims are about the first."""
+"""What latents are put back to; probes know the second alone. Claims are about the first there is."""
 WAYS = {
     "integrated": "integrated gradients",
     "gradient": "gradient x activation",
@@ -35,14 +35,10 @@ WAYS = {
     "permuted": "dealt anew",
 }
 """What is compared with ablation."""
-FEWEST = 4
 """Active latents of a place whose ranks are compared."""
 BETTER, APART, NONE = 0.3, 0.2, 0.15
 """Bars: better than attributions dealt anew; better than another place's gradient; those dealt anew, about 0: with 16
 latents at 48 places the standard error of a correlation of nothing is .04."""
-ENDS = {"ablation": "ablation", "insertion": "insertion", "both": "the mean of both"}
-"""What attributions are compared with."""
-
 Cells = Mapping[tuple[str, str], Mapping[str, Tensor]]
 """Measurements by network and hook."""
 
@@ -51,34 +47,19 @@ def summarise(settings: Any, cells: Sequence[Mapping[str, Any]], found: Sequence
     """Checks on the first network, numbers for all."""
     every = {(c["network"], c["at"]): f for c, f in zip(cells, found, strict=True)}
     metrics = {
-        f"{kind}, {_hook(at, one)}": {BASELINES[b]: _numbers(one, b) for b in range(2)}
+        f"{kind}, {_hook(at, one)}": {name: _numbers(one, b) for b, name in enumerate(_baselines(one))}
         for (kind, at), one in every.items()
     }
     first = {at: one for (kind, at), one in every.items() if kind == settings.networks[0]}
     first = dict(sorted(first.items(), key=lambda each: int(each[1]["block"])))
     figures = (_figure(settings, every, first),)
-    return Outcome(_conclusion(settings, first), checks(every, first), figures, metrics, table=_table(every))
+    return Outcome(
+        _conclusion(settings, first), checks(every, first), figures, metrics, table=_table(every, _parts(settings))
+    )
 
 
-def correlations(
-    one: Mapping[str, Tensor], way: str, baseline: int = 0, *, end: str = "ablation"
-) -> Float[np.ndarray, " places"]:
-    """Spearman's rho with one of ENDS at each place; NaN for fewer than FEWEST latents or where all are alike."""
-    truth = (one["ablation"] + one["insertion"]) / 2 if end == "both" else one[end]
-    return _spearman(one[way][baseline].double().numpy(), truth[baseline].double().numpy())
-
-
-def _spearman(
-    a: Float[np.ndarray, "places latents"], b: Float[np.ndarray, "places latents"]
-) -> Float[np.ndarray, " places"]:
-    """Of each place over the latents that `b` has there: the correlation of ranks, ties having their mean."""
-    there = ~np.isnan(b)
-    count = there.sum(1)
-    ranks = (stats.rankdata(np.where(there, each, np.inf), axis=1) for each in (a, b))
-    x, y = (np.where(there, rank - (count[:, None] + 1) / 2, 0) for rank in ranks)  # ranks of those there have mean 0
-    scale = np.sqrt(np.square(x).sum(1) * np.square(y).sum(1))
-    known = (count >= FEWEST) & (scale > 0)
-    return np.where(known, (x * y).sum(1) / np.where(known, scale, 1), np.nan)
+def _baselines(one: Mapping[str, Tensor]) -> tuple[str, ...]:
+    return BASELINES[-len(one["change"]) :]
 
 
 def _by_document(
@@ -123,7 +104,7 @@ def _complete(one: Mapping[str, Tensor]) -> np.ndarray:
 
 
 def _hook(at: str, one: Mapping[str, Tensor]) -> str:
-    return f"after block {int(one['block'])}" if at.isdigit() or not at else at
+    return f"after block {int(one['block'])}" if at.isdigit() else at
 
 
 def _numbers(one: Mapping[str, Tensor], baseline: int) -> dict[str, Any]:
@@ -159,15 +140,20 @@ def _text(found: Interval) -> str:
     return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
-def _table(every: Cells) -> str:
-    lines = ["Spearman's rho with true ablation over a place's active latents; intervals over documents"]
-    for b, baseline in enumerate(BASELINES):
+def _parts(settings: Any) -> str:
+    return "probes" if settings.labels else "active latents"
+
+
+def _table(every: Cells, parts: str) -> str:
+    baselines = _baselines(next(iter(every.values())))
+    lines = [f"Spearman's rho with true ablation over a place's {parts}; intervals over documents"]
+    for b, baseline in enumerate(baselines):
         lines += ["", f"{'baseline: ' + baseline:32}" + "".join(f"{name:>27}" for name in WAYS.values())]
         for (kind, at), one in every.items():
             cells = [_text(interval(_by_document(one, way, baseline=b))) for way in WAYS]
             lines.append(f"{kind + ', ' + _hook(at, one):32}" + "".join(f"{cell:>27}" for cell in cells))
     heads = [(way, end) for end in ("insertion", "both") for way in ("integrated", "gradient")]
-    lines += ["", f"{'baseline: ' + BASELINES[0]:32}"
+    lines += ["", f"{'baseline: ' + baselines[0]:32}"
               + "".join(f"{f'{way}, {ENDS[end]}':>33}" for way, end in heads)]  # fmt: skip
     for (kind, at), one in every.items():
         cells = [_text(interval(_by_document(one, way, end=end))) for way, end in heads]
@@ -181,9 +167,9 @@ def _conclusion(settings: Any, first: Mapping[str, Mapping[str, Tensor]]) -> str
         rho = {way: _text(interval(_by_document(one, way))) for way in ("integrated", "gradient", "size", "permuted")}
         gain = interval(_by_document(one, "integrated", "gradient"))
         told.append(
-            f"{_hook(at, one)} integrated gradients rank active latents as ablation does with rho {rho['integrated']}, "
-            f"gradient x activation {rho['gradient']} ({_verdict(gain)}), |latent| {rho['size']}, attributions dealt "
-            f"anew {rho['permuted']}"
+            f"{_hook(at, one)} integrated gradients rank {_parts(settings)} as ablation does with rho "
+            f"{rho['integrated']}, gradient x activation {rho['gradient']} ({_verdict(gain)}), size alone "
+            f"{rho['size']}, attributions dealt anew {rho['permuted']}"
         )
     missing = max(float(_strain(one).max()) for one in first.values())
     allowed = f"{TOLERANCE:g} of the change + {FLOOR:g} nats"
@@ -219,21 +205,24 @@ def _verdict(gain: Interval) -> str:
 
 
 def _figure(settings: Any, every: Cells, first: Mapping[str, Mapping[str, Tensor]]) -> Figure:
-    panels = [_layers(first, b, baseline) for b, baseline in enumerate(BASELINES)]
+    baselines = _baselines(next(iter(first.values())))
+    panels = [_layers(first, b, baseline) for b, baseline in enumerate(baselines)]
     series = []
     for kind in settings.networks:
-        hooks = {at: one for (network, at), one in every.items() if network == kind}
-        series.append(_curve(kind, [_by_document(one, "integrated", "gradient") for one in hooks.values()]))
-    panels.append(Plot("integrated less gradient, zero latents", "hook, from the first", "rho gained", tuple(series)))
+        hooks = [every[kind, at] for at in first]
+        series.append(_curve(kind, [_by_document(one, "integrated", "gradient") for one in hooks]))
+    panels.append(
+        Plot(f"integrated less gradient, {baselines[0]}", "hook, from the first", "rho gained", tuple(series))
+    )
     at, one = next(iter(first.items()))
     points = [
         Series(WAYS[way], one["ablation"][0].flatten(), one[way][0].flatten(), "points")
         for way in ("integrated", "gradient")
     ]
-    panels.append(Plot(f"{_hook(at, one)}, zero latents", "ablation (nats)", "attribution (nats)", tuple(points)))
+    panels.append(Plot(f"{_hook(at, one)}, {baselines[0]}", "ablation (nats)", "attribution (nats)", tuple(points)))
     caption = (
-        "Spearman's rho of attributions with true ablation over each place's active latents, by hook, bands 95% over "
-        "documents; how much integrated gradients gain; and each latent's attribution against its ablation."
+        f"Spearman's rho of attributions with true ablation over each place's {_parts(settings)}, by hook, bands 95% "
+        "over documents; how much integrated gradients gain; and each one's attribution against its ablation."
     )
     return Figure("attribution", caption, tuple(panels))
 

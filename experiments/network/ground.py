@@ -9,15 +9,16 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from controls.case import activations_at
 from controls.reading import CONTEXT, Reading, read
 from experiments.network import subjects
 from experiments.network.networks import TRAINED, network
+from experiments.network.subject import Subject
 from toolkit.downstream import LanguageDownstream
-from toolkit.errors import check_types, require
+from toolkit.errors import require
 from toolkit.language import LanguageModel
 from toolkit.model_files import DEFAULT
 from toolkit.sae import SAE, LoadedSAE
@@ -28,56 +29,10 @@ MOVED = 0.4
 """Of the documents, those with places that are moved; the others are learned from."""
 FEWEST = 8
 """Documents on each side: intervals are over documents."""
+ASIDE = 5
+"""One of so many documents to learn from is kept from SAEs: what their errors are like is learned there."""
 PER_DOCUMENT, MANY = 400, 30
 """Rows read of one document at most, and documents read where there are as many."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What such an experiment is about; its settings begin with these."""
-
-    model: str = ""
-    """tiny-gpt2, a folder or a hub name; empty: tiny-gpt2, on text that it says itself where no corpus is named."""
-    corpus: str = ""
-    """Text: a file, a folder, nltk:NAME."""
-    hook: str = ""
-    """Where activations are moved, with commas between many; empty: after `layers` evenly spaced blocks."""
-    sae: str = ""
-    """A folder in sae-lens's format or release:id; empty: one is trained here at each hook."""
-    layers: int = 3
-    """How many blocks, where no hook is named; the last one is left out: nothing but the unembedding follows it."""
-    width: int = 512
-    """Latents of an SAE that is trained here."""
-    k: int = 16
-    """Of these, on in each row."""
-    steps: int = 600
-    """Of its training."""
-    rows: int = 20_000
-    """Rows of activations in all."""
-    places: int = 128
-    """Of them, those that are moved at most."""
-    position: int = 0
-    """The only position of a sequence, counted from 0, whose rows are moved; 0: any but the first."""
-
-    def __post_init__(self) -> None:
-        check_types(self)
-        for name in ("layers", "width", "k", "steps", "rows", "places"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        require(self.k <= self.width, f"k={self.k} is more than width={self.width}, the number of latents there are")
-        require(self.position >= 0, f"position must not be negative, got {self.position}: positions count from 0")
-        names = [part.strip() for part in self.hook.split(",")] if self.hook else []
-        require(
-            all(name and not name.isdigit() for name in names) and len(set(names)) == len(names),
-            f"hook {self.hook!r}: expected different names with commas between, such as blocks.0.hook_resid_post",
-        )
-        require(not self.sae or len(names) < 2, f"one SAE stands at one hook, got {self.hook}: name one --hook")
-
-    @property
-    def at(self) -> list[str]:
-        """The hooks as cells name them: names, or the number of a block among `layers`."""
-        if self.hook or self.sae:
-            return [part.strip() for part in self.hook.split(",")]
-        return [str(number) for number in range(self.layers)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +43,8 @@ class Ground:
     """The network asked."""
     hook: str
     """Where."""
+    text: Reading
+    """The rows to learn from, where they stand and what labels they have."""
     learn: Float[Tensor, "rows d"]
     """Activations of other documents than those of the places."""
     learned: Int[np.ndarray, " rows"]
@@ -133,7 +90,18 @@ class Ground:
         Raises:
             UserError: it cannot be read, reads rows of another width, or was trained on another hook.
         """
-        return subjects.sae_at(self.settings, self.model, self.hook, self.learn, seed=self.seed)
+        return subjects.sae_at(self.settings, self.model, self.hook, self.learn[~self.aside], seed=self.seed)
+
+    @cached_property
+    def aside(self) -> Bool[Tensor, " rows"]:
+        """Which rows to learn from no SAE that is trained here sees: those of every fifth document."""
+        number = np.unique(self.learned, return_inverse=True)[1]
+        return torch.from_numpy((number % ASIDE == 0) & (not self.settings.sae))
+
+    @property
+    def unseen(self) -> Float[Tensor, "some d"]:
+        """Rows to learn from that the SAE was not trained on."""
+        return self.learn if self.settings.sae else self.learn[self.aside]
 
     def latents(self, rows: Float[Tensor, "rows d"]) -> Float[Tensor, "rows width"]:
         """Of the SAE."""
@@ -185,24 +153,31 @@ def ground(settings: Subject, at: str, *, kind: str = TRAINED, seed: int = 0) ->
     Raises:
         UserError: a model, hook or text that is not there or too short, a position that no sequence has.
     """
-    model = network(settings.model or DEFAULT, kind, seed=seed)
+    model = network(settings.model or DEFAULT, kind, seed=seed, processing=processing(settings))
     hook = hook_of(settings, model, at)
     model.check_hook(hook)
     if settings.sae:
         subjects.check_hook(settings.sae, hook)
-    text = _reading(settings.model, settings.corpus, settings.rows, seed)
+    text = _reading(settings.model, processing(settings), settings.corpus, settings.read_with, settings.rows, seed)
     learned, moved = _dealt(text, settings, seed)
     part, sequences = text.part(learned), text.part(moved)
     rows = activations_at(model, hook, part.tokens, part.rows)  # refuses hooks without a row for each token
+    one = f"{hook} holds one number a token, which has no directions"
+    require(rows.shape[1] > 1, f"{one}: choose another, such as its block's hook_resid_post")
     rest = LanguageDownstream(model, hook, sequences.tokens, sequences.rows)
-    return Ground(model, hook, rows, part.groups, rest, sequences.groups, settings, seed)
+    return Ground(model, hook, part, rows, part.groups, rest, sequences.groups, settings, seed)
+
+
+def processing(settings: Subject) -> tuple[str, ...]:
+    """What is done to weights: as named, else what the model of the SAE that is named was loaded with."""
+    return settings.processing or (subjects.processing(settings.sae) if settings.sae else ())
 
 
 def hook_of(settings: Subject, model: LanguageModel, at: str) -> str:
     """The hook that a cell means.
 
     Raises:
-        UserError: none is named, and the SAE does not say which is its own; fewer blocks than are asked for.
+        UserError: fewer blocks than are asked for.
     """
     if at.isdigit():
         before = max(1, int(model.bridge.cfg.n_layers) - 1)
@@ -211,17 +186,19 @@ def hook_of(settings: Subject, model: LanguageModel, at: str) -> str:
         blocks = np.linspace(0, max(0, int(model.bridge.cfg.n_layers) - 2), settings.layers).round().astype(int)
         block = int(blocks[int(at)]) if settings.layers > 1 else max(0, int(model.bridge.cfg.n_layers) // 2 - 1)
         return f"blocks.{block}.hook_resid_post"
-    return at or settings.hook or subjects.own_hook(settings.sae)
+    return at
 
 
 @lru_cache(maxsize=1)
-def _reading(model: str, corpus: str, rows: int, seed: int) -> Reading:
-    """Text as the trained network reads it, every token a row."""
-    trained = network(model or DEFAULT)
+def _reading(
+    model: str, processing: tuple[str, ...], corpus: str, labels: tuple[str, ...], rows: int, seed: int
+) -> Reading:
+    """Text as the trained network reads it; every token is a row, or every one that labels are of."""
+    trained = network(model or DEFAULT, processing=processing)
     if not corpus:
         return subjects.said(trained, rows=rows, context=CONTEXT, seed=seed)
     per_document = min(PER_DOCUMENT, max(1, rows // MANY))
-    return read(trained, corpus, [], rows=rows, per_document=per_document, seed=seed)
+    return read(trained, corpus, labels, rows=rows, per_document=per_document, seed=seed)
 
 
 def _dealt(text: Reading, settings: Subject, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -39,7 +39,8 @@ class Settings:
     rows: int = 20_000
     """Tokens of text; three fifths are what directions of variance are fitted on."""
     places: int = 96
-    """Tokens that Jacobians are taken at: two thirds to fit the basis, a third, of other documents, to measure it."""
+    """Tokens that Jacobians are taken at: two thirds to fit the basis and rank edges, a third, of other documents, to
+    measure it."""
     nats: float = 0.1
     """KL divergence that edges left out may cost a model."""
 
@@ -81,7 +82,7 @@ EXPERIMENT = register(
         controls=(
             "principal components, neurons, a random rotation",
             "the interaction basis that the Jacobians of another network give on the same activations",
-            "planted networks with nothing idle, where principal components should do as well",
+            "planted networks with nothing idle, where principal components keep blocks apart too",
         ),
         scales={"smoke": SMOKE, "default": Settings(model="tiny-gpt2"),
                 "paper": Settings(networks=50, additions=50, modulus=47, addition_steps=3_000, places=384)},

@@ -65,9 +65,19 @@ def squared_of(
 
 
 def quantities(
-    pair: Pair, basis: InteractionBasis, following: InteractionBasis, squared: Float[Tensor, "kept_next kept"]
+    pair: Pair,
+    basis: InteractionBasis,
+    following: InteractionBasis,
+    squared: Float[Tensor, "kept_next kept"],
+    *,
+    ranked: Float[Tensor, "kept_next kept"],
 ) -> Float[Tensor, " quantities"]:
-    """QUANTITIES of one basis; where all its edges or directions together do too much harm, all of the whole space."""
+    """QUANTITIES of one basis; where all its edges or directions together do too much harm, all of the whole space.
+
+    Args:
+        squared: interactions at these rows.
+        ranked: by which edges are ranked that stay: at these rows or, where they are few, at others.
+    """
     found, d = sparsity(squared), len(basis.mean)
 
     def without_edges(mask: Tensor) -> float:
@@ -79,7 +89,7 @@ def quantities(
         c[:, count:] = 0
         return pair.harm(pair.layer(basis.from_basis(c).to(pair.x)))
 
-    edges = edges_needed(without_edges, squared, tolerance=pair.tolerance)
+    edges = edges_needed(without_edges, ranked, tolerance=pair.tolerance)
     directions = fewest(without_directions, len(basis.importance), tolerance=pair.tolerance)
     edges = edges if math.isfinite(edges) else d * len(following.mean)
     directions = directions if math.isfinite(directions) else d

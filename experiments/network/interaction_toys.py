@@ -71,10 +71,14 @@ def _all(
     pairs: Sequence[Pair], bases: dict[str, list[InteractionBasis]], squared: Sequence[dict[str, Tensor]]
 ) -> Tensor:
     """QUANTITIES, (bases, pairs, quantities)."""
-    return torch.stack([
-        torch.stack([quantities(pair, bases[b][at], bases[b][at + 1], squared[at][b]) for at, pair in enumerate(pairs)])
+    found = [
+        [
+            quantities(pair, bases[b][at], bases[b][at + 1], squared[at][b], ranked=squared[at][b])
+            for at, pair in enumerate(pairs)
+        ]
         for b in BASES
-    ])  # fmt: skip
+    ]
+    return torch.stack([torch.stack(each) for each in found])
 
 
 def _across(network: BlockNetwork, bases: Sequence[InteractionBasis], squared: Sequence[Tensor]) -> Tensor:

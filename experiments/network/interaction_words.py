@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.network.ground import BLOCK, Ground, Subject, ground, hook_of
+from experiments.network.ground import BLOCK, Ground, ground, hook_of
 from experiments.network.interaction_measures import BASES, LOCAL, Pair, all_bases, quantities, squared_of
 from experiments.network.networks import RANDOM, network
+from experiments.network.subject import Subject
 from toolkit.block_step import BlockStep
 from toolkit.errors import require
 from toolkit.interaction_basis import jacobians
@@ -44,14 +45,19 @@ def measure_model(settings: Any, at: str, seed: int) -> dict[str, Tensor]:
     models = grounds[0].model, network(settings.model, RANDOM, seed=seed)
     own, other = (_jacobians(grounds, model, torch.as_tensor(fits)) for model in models)
     bases = all_bases([one.learn for one in grounds], own, other, seed)
-    pairs = [_pair(grounds[0], grounds[1], part, settings.nats) for part in _grouped(documents, ~fits)]
-    squared = [squared_of(pair, bases, 0, steps=STEPS) for pair in pairs]
+    parts = (np.flatnonzero(fits), *_grouped(documents, ~fits))
+    pairs = [_pair(grounds[0], grounds[1], part, settings.nats) for part in parts]
+    ranked, *squared = (squared_of(pair, bases, 0, steps=STEPS) for pair in pairs)
     found = [
-        torch.stack([quantities(pair, bases[b][0], bases[b][1], e[b]) for pair, e in zip(pairs, squared, strict=True)])
+        [
+            quantities(pair, bases[b][0], bases[b][1], own[b], ranked=ranked[b])
+            for pair, own in zip(pairs[1:], squared, strict=True)
+        ]
         for b in BASES
     ]
     local = bases[LOCAL][0]
-    return {"quantities": torch.stack(found), "kept": torch.tensor([len(local.reads), len(local.mean)])}
+    told = torch.stack([torch.stack(each) for each in found])  # (bases, groups, quantities)
+    return {"quantities": told, "kept": torch.tensor([len(local.reads), len(local.mean)])}
 
 
 def _hooks(subject: Subject, at: str) -> list[str]:

@@ -35,13 +35,13 @@ def dictionary(ground: Ground) -> Dictionary:
         UserError: fewer than FEWEST latents live.
     """
     rows = ground.sae.W_dec[0].detach().to(ground.x)
-    alive = torch.stack([(ground.latents(some) > 0).any(0) for some in ground.learn.split(AT_ONCE)]).any(0)
+    alive = torch.stack([(ground.latents(some) != 0).any(0) for some in ground.learn.split(AT_ONCE)]).any(0)
     alive &= rows.norm(dim=1) > 0
     require(
         int(alive.sum()) >= FEWEST,
         f"{int(alive.sum())} latents of the SAE at {ground.hook} are ever on, and {FEWEST} are needed: is it its SAE?",
     )
-    return Dictionary(unit_rows(rows[alive]), ground.latents(ground.x)[:, alive] > 0)
+    return Dictionary(unit_rows(rows[alive]), ground.latents(ground.x)[:, alive] != 0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.network.ground import Subject, ground
+from experiments.network.ground import ground
 from experiments.network.latent_moves_report import summarise
 from experiments.network.latent_subjects import LEARNED, LIKE_ROWS, UNIFORM, Moved, moved, random_decoders
 from experiments.network.networks import RANDOM, TRAINED
 from experiments.network.over_layers import block_of, check_networks, own_sae
+from experiments.network.subject import Subject
 from experiments.registry import Experiment, register
 from toolkit.errors import require
 
@@ -95,7 +96,7 @@ EXPERIMENT = register(
         controls=(
             "isotropic noise of each move's length",
             "noise from the activations' covariance",
-            "SAEs with random decoder directions and a trained encoder, of as many live latents and the same L0",
+            "SAEs with random decoder directions and a trained encoder, a latent for each live one, of the same L0",
             "the same with directions drawn from the activations' covariance; several of each, seeds of their own",
             "moves of the reconstruction in the place of the activation",
             "the network before training, with an SAE of its own, of as many latents and the same L0",

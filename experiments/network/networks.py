@@ -1,7 +1,8 @@
 """Which network is asked: the trained one, a checkpoint of its training, or one with weights drawn anew."""
 
 import re
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Any
 
 from controls.initialised import initialised
 from controls.model_weights import drawn_anew
@@ -15,31 +16,34 @@ FIRST = "step_0"
 """The checkpoint before training, where a training kept it."""
 
 
-def network(name: str, kind: str = TRAINED, *, seed: int = 0) -> LanguageModel:
+def network(name: str, kind: str = TRAINED, *, seed: int = 0, processing: tuple[str, ...] = ()) -> LanguageModel:
     """A model as it is, or one of its architecture.
 
     Args:
         name: hub name or folder.
         kind: `trained`; `random`, before training: its own checkpoint where it is kept, else its architecture's own
             draw; `spectrum`, weights with the singular values of each matrix alone; or a checkpoint such as step_424.
+        processing: what is done to its weights, whichever they are, by names of `load_model`'s options.
 
     Raises:
-        UserError: an unknown kind; a model or checkpoint that is not there.
+        UserError: an unknown kind; a model or checkpoint that is not there; processing that it does not bear.
     """
-    return _network(name, kind, seed if kind in (RANDOM, SPECTRUM) else 0)
+    return _network(name, kind, seed if kind in (RANDOM, SPECTRUM) else 0, processing)
 
 
 @lru_cache(maxsize=2)
-def _network(name: str, kind: str, seed: int) -> LanguageModel:
+def _network(name: str, kind: str, seed: int, processing: tuple[str, ...]) -> LanguageModel:
+    options: dict[str, Any] = dict.fromkeys(processing, True)
+    load = partial(load_model, name, **options)
     if kind == TRAINED:
-        return load_model(name)
+        return load()
     if kind == SPECTRUM:
-        return drawn_anew(load_model(name), "spectrum", seed=seed)
+        return drawn_anew(load(), "spectrum", seed=seed)
     if re.fullmatch(r"step_\d+", kind):
-        return load_model(name, revision=kind)
+        return load(revision=kind)
     if kind != RANDOM:
         raise unknown("network", kind, (TRAINED, RANDOM, SPECTRUM, FIRST))
-    return load_model(name, revision=FIRST) if keeps_first(name) else initialised(name, seed=seed)
+    return load(revision=FIRST) if keeps_first(name) else initialised(load(), seed=seed)
 
 
 def keeps_first(name: str) -> bool:

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from experiments.checks import LEVEL, Interval, interval
 from experiments.network.by_document import DRAWS, means, ratio
-from experiments.network.ground import Ground, Subject, ground
+from experiments.network.ground import Ground, ground
 from experiments.network.networks import FIRST, RANDOM, SPECTRUM, TRAINED
+from experiments.network.subject import Subject
 from toolkit.errors import require, unknown
 
 AnySubject = TypeVar("AnySubject", bound=Subject)
@@ -35,13 +36,17 @@ def block_of(hook: str) -> Tensor:
     return torch.tensor(int(found.group(1)) if found else -1)
 
 
-def check_networks(kinds: Sequence[str]) -> None:
+def check_networks(kinds: Sequence[str], *, claimed: str = TRAINED) -> None:
     """Refuse networks that leave out the one that a claim is about, or that are not there.
+
+    Args:
+        claimed: the one; empty where the first named is.
 
     Raises:
         UserError: either.
     """
-    require(TRAINED in kinds, f"networks must name {TRAINED!r}, which the claim is about, got {tuple(kinds)}")
+    require(len(kinds) > 0, "networks are empty: name one")
+    require(not claimed or claimed in kinds, f"networks must name {claimed!r}, which the claim is about, got {kinds}")
     for kind in kinds:
         if kind not in (TRAINED, RANDOM, SPECTRUM) and not re.fullmatch(r"step_\d+", kind):
             raise unknown("network", kind, (TRAINED, RANDOM, SPECTRUM, FIRST))
@@ -58,7 +63,7 @@ def own_sae(settings: AnySubject, kind: str, at: str) -> AnySubject:
     """Settings of a network: where an SAE is named, others than the trained one get one of their own at the same hook.
 
     With as many latents as the one named has ever on in the trained network's rows (of the text of seed 0), and its
-    mean L0 there: SAEs are to differ in the network alone.
+    mean L0 there. Architecture, training and rows are those of SAEs trained here, and not those of the one named.
 
     Raises:
         UserError: the SAE cannot be read, or neither a hook is named nor does the SAE say which is its own.
@@ -67,12 +72,12 @@ def own_sae(settings: AnySubject, kind: str, at: str) -> AnySubject:
         return settings
     g = ground(settings, at)
     width, k = size_of_sae(g)
-    return replace(settings, sae="", hook=g.hook, width=width, k=k)
+    return replace(settings, sae="", hook=g.hook, width=width, k=k, processing=g.model.processing)
 
 
 def layer(cell: Mapping[str, Any], found: Mapping[str, Tensor]) -> str:
     """What a cell's hook is called in tables: its own name, or the block that its number meant."""
-    return f"block {int(found['block'])}" if cell["at"].isdigit() or not cell["at"] else str(cell["at"])
+    return f"block {int(found['block'])}" if cell["at"].isdigit() else str(cell["at"])
 
 
 def ratio_of_means(

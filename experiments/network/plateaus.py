@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.network.ground import Subject, ground
+from experiments.network.ground import ground
 from experiments.network.networks import RANDOM, SPECTRUM, TRAINED
 from experiments.network.plateaus_lines import between, blocks_after, line_ends, normalised
 from experiments.network.plateaus_report import KL, LOGITS, NORM, summarise
+from experiments.network.subject import Subject
 from experiments.registry import Experiment, register
 from toolkit.errors import require
 from toolkit.model_files import DEFAULT

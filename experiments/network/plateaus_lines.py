@@ -53,9 +53,9 @@ def normalised(rows: Float[Tensor, "rows d"], at: Tensor) -> Float[Tensor, "rows
 
 
 def blocks_after(here: Ground) -> float:
-    """How many blocks follow the hook's own; NaN where it stands in none."""
-    block = re.match(r"blocks\.(\d+)\.", here.hook)
-    return float(int(here.model.bridge.cfg.n_layers) - 1 - int(block[1])) if block else float("nan")
+    """How many whole blocks follow the hook; NaN where it stands in none."""
+    block = re.match(r"blocks\.(\d+)\.(hook_resid_pre$)?", here.hook)
+    return float(int(here.model.bridge.cfg.n_layers) - 1 - int(block[1]) + bool(block[2])) if block else float("nan")
 
 
 def between(model: str) -> list[str]:

@@ -30,13 +30,15 @@ STEEPER, WIDER = ("steeper", "less steep"), ("wider", "narrower")
 
 Cells = Sequence[Mapping[str, Any]]
 Found = Mapping[tuple[int, int], Mapping[str, Tensor]]
-"""By number of the network (0 is the one that claims are about) and of the hook."""
+"""By number of the network (0 is the one that claims are about) and of the hook, counted with the network's depth."""
 
 
 def summarise(settings: Any, cells: Cells, found: Sequence[Mapping[str, Tensor]]) -> Outcome:
     """Networks, hooks and ends side by side."""
     kinds = {cell["role"]: cell["network"] for cell in cells}
-    by = {(cell["role"], settings.at.index(cell["at"])): one for cell, one in zip(cells, found, strict=True)}
+    after = {cell["at"]: float(one["after"]) for cell, one in zip(cells, found, strict=True)}
+    order = sorted(settings.at, key=lambda at: -after[at] if after[at] == after[at] else 0)
+    by = {(cell["role"], order.index(cell["at"])): one for cell, one in zip(cells, found, strict=True)}
     metrics = {
         f"{kinds[role]} {role}, hook {hook + 1}": {end: _numbers(one, end) for end in ENDS}
         for (role, hook), one in by.items()

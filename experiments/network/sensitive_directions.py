@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.network.ground import Ground, Subject, divergence, ground
+from experiments.network.ground import Ground, divergence, ground
 from experiments.network.networks import RANDOM, SPECTRUM, TRAINED
-from experiments.network.over_layers import own_sae
+from experiments.network.over_layers import check_networks, own_sae
 from experiments.network.sensitive_directions_report import summarise
 from experiments.network.sensitive_families import families, isotropic
+from experiments.network.subject import Subject
 from experiments.registry import Experiment, register
 from toolkit.errors import require
 from toolkit.sensitivity import along, fisher_forms, threshold_distances
@@ -46,6 +47,7 @@ class Settings(Subject):
             require(len(given) > 0 and min(given) > 0, f"{name} are thresholds above 0, one at least, got {given}")
         require(self.directions >= 2, f"directions must be at least 2, got {self.directions}")
         require(self.furthest > 0, f"furthest must be above 0, got {self.furthest:g}: it is a distance")
+        check_networks(self.networks)
 
 
 def cells(settings: Settings) -> list[dict[str, Any]]:

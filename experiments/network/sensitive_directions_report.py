@@ -33,7 +33,7 @@ TOLD = 0.1
 """Nats at which families are compared in words, where that is among the thresholds."""
 SHOWN = (TOP, NEXT, ON, PCA, ANY)
 """Whose distances are drawn as they are."""
-PAIRS = ((ON, PCA), (ON, LIKE), (ON, MATCHED), (ON, DATA), (OFF, LIKE), (MEANS, DATA), (DATA, ANY))
+PAIRS = ((ON, PCA), (PCA, LIKE), (ON, LIKE), (ON, MATCHED), (ON, DATA), (OFF, LIKE), (MEANS, DATA), (DATA, ANY))
 """Compared place by place: the log of the second's distance over the first's."""
 
 Cells = Sequence[Mapping[str, Any]]

@@ -31,10 +31,10 @@ LONG = 20
 def families(g: Ground, count: int, *, seed: int) -> Mapping[str, Float[Tensor, "count places d"]]:
     """Unit directions of each family at each place; NaN where a place has none.
 
-    SAE directions point the way of their latent, and those matched to them lie along x with the same sign; the sign of
-    all others is a coin's. Principal directions are drawn from the LEADING first; differences of means are between two
-    documents, each pair drawn anew. Nothing is learned from documents with places but what is on at a place and the
-    Jacobian there.
+    SAE directions point the way of their latent, random ones like them have their mean too, and those matched to them
+    lie along x with the same sign; the sign of all others is a coin's. Principal directions are drawn from the LEADING
+    first; differences of means are between two documents, each pair drawn anew. Nothing is learned from documents with
+    places but what is on at a place and the Jacobian there.
 
     Raises:
         UserError: see `latent_directions.dictionary`.
@@ -55,7 +55,9 @@ def families(g: Ground, count: int, *, seed: int) -> Mapping[str, Float[Tensor, 
     found[ANY] = isotropic(shape, g.x.shape[1], rng)
     coins = {name: torch.from_numpy(rng.integers(2, size=units.shape[:2]) * 2.0 - 1) for name, units in found.items()}
     matched = as_far_along(g.x.to(found[LIKE]), found[ON].to(found[LIKE]), found[LIKE])
-    signed = {name: units if name in (ON, OFF) else coins[name][:, :, None] * units for name, units in found.items()}
+    signed = {
+        name: units if name in (ON, OFF, LIKE) else coins[name][:, :, None] * units for name, units in found.items()
+    }
     return {name: units.to(g.x) for name, units in {**signed, MATCHED: matched}.items()}
 
 

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.network.ground import Subject, ground
+from experiments.network.ground import ground
 from experiments.network.latent_directions import Dictionary, Gaussian
 from experiments.network.networks import RANDOM, TRAINED
 from experiments.network.over_layers import own_sae
 from experiments.network.sphere_measures import along_circles, maxima
 from experiments.network.sphere_report import PLANTED, summarise
 from experiments.network.sphere_scenes import planted, scene_of
+from experiments.network.subject import Subject
 from experiments.registry import Experiment, register
 from toolkit.errors import require
 from toolkit.sphere_search import require_radius

@@ -11,13 +11,16 @@ from torch import Tensor
 from controls.reading import Reading
 from toolkit.errors import require
 from toolkit.language import LanguageModel
+from toolkit.metrics import fvu
 from toolkit.sae import SAE, LoadedSAE, SAEConfig, fit_sae, load_sae
 
 if TYPE_CHECKING:
-    from experiments.network.ground import Subject
+    from experiments.network.subject import Subject
 
 BATCH = 2048
 """Rows in each step of an SAE's training."""
+SOME = 1024
+"""Rows on which an SAE that is named is tried."""
 
 
 def sae_at(
@@ -26,7 +29,7 @@ def sae_at(
     """The SAE that settings name, or one trained on rows of the hook.
 
     Raises:
-        UserError: it cannot be read, reads rows of another width, or was trained on another hook.
+        UserError: it cannot be read, reads rows of another width, was trained on another hook, or explains nothing.
     """
     if not settings.sae:
         return trained(rows, width=settings.width, k=settings.k, steps=settings.steps, seed=seed)
@@ -35,6 +38,9 @@ def sae_at(
     d = sae.W_dec.shape[2]
     holds = f"and {hook} of {model.name} holds {rows.shape[1]}"
     require(d == rows.shape[1], f"the SAE {settings.sae} reads rows of {d} numbers, {holds}: it is another's")
+    left = fvu(rows[:SOME], sae(rows[None, :SOME])[0])
+    what = f"the SAE {settings.sae} leaves {left:.2g} of the variance of {hook} of {model.name}: it explains nothing"
+    require(left < 1, f"{what}, so it is another model's, or of weights that were processed otherwise")
     return sae
 
 
@@ -62,9 +68,14 @@ def own_hook(source: str) -> str:
     Raises:
         UserError: it does not say.
     """
-    own = _read(source).metadata.get("hook_name") if source else None
+    own = _read(source).metadata.get("hook_name")
     require(bool(own), f"the SAE {source} does not say which hook it was trained on: give --hook")
     return str(own)
+
+
+def processing(source: str) -> tuple[str, ...]:
+    """What an SAE says was done to the weights of its model, by names of `load_model`'s options."""
+    return tuple(_read(source).processing)
 
 
 @lru_cache(maxsize=1)

@@ -58,7 +58,8 @@ EXPERIMENT = register(
         name="circuits-in-superposition",
         row="N10",
         question="T small networks share one large network, k called at once: what does sharing cost, in T, D, m, k?",
-        claim="squared error ~ T k m^2 / D^2: break-down at as many circuits as parameters allow, not neurons",
+        claim="squared error ~ T k m^2 / D^2 where one layer of ReLUs is shared and each circuit's answer is read out "
+        "of it, not written back: break-down at as many circuits as parameters allow, not neurons",
         source="Bushnaq and Mendel 2024, Circuits in Superposition; Linsefors and Bushnaq 2025, part 2",
         controls=(
             "one circuit called at a time: no collisions among those called",

@@ -17,14 +17,13 @@ from torch import Tensor
 
 from experiments.checks import Check, above, at_least, at_most, interval, near, share
 from experiments.figures import Figure, Plot, Series
+from experiments.network.superposed_sizes import sloped
 from experiments.registry import Outcome
-from toolkit.errors import UserError, require
+from toolkit.errors import UserError
 from toolkit.superposition_error import Sizes, affine_level, answer_variance, breakdown, predicted_error
 
 POWERS = {"circuits": ("T", 1), "large": ("D", -2), "width": ("m", 2), "k": ("k", 1)}
 """Of the leading term, T k m^2 / D^2."""
-SMALL = 0.6
-"""Slopes are fitted where the predicted error is below this: near 1 it bends."""
 Sweeps = dict[str, list[tuple[Sizes, Mapping[str, Tensor]]]]
 
 
@@ -54,11 +53,10 @@ def summarise(settings: Any, cells: Sequence[Mapping[str, Any]], found: Sequence
 def _slopes(points: list[tuple[Sizes, Mapping[str, Tensor]]], over: str) -> tuple[np.ndarray, float]:
     """Least-squares slope on log axes, of each seed and of the prediction, where the prediction is small."""
     theory = np.array([predicted_error(sizes) for sizes, _ in points])
-    few = f"fewer than two sizes of over_{over} have a predicted error below {SMALL}, where a slope is fitted"
-    require(int((theory < SMALL).sum()) > 1, f"{few}: take more neurons or fewer circuits")
-    x = np.log([getattr(sizes, over) for sizes, _ in points])[theory < SMALL]
-    measured = np.log(np.stack([result["error"].numpy() for _, result in points]))[theory < SMALL]
-    return np.polyfit(x, measured, 1)[0], float(np.polyfit(x, np.log(theory[theory < SMALL]), 1)[0])
+    fits = sloped(theory)
+    x = np.log([getattr(sizes, over) for sizes, _ in points])[fits]
+    measured = np.log(np.stack([result["error"].numpy() for _, result in points])[fits])
+    return np.polyfit(x, measured, 1)[0], float(np.polyfit(x, np.log(theory[fits]), 1)[0])
 
 
 def _breakdowns(sweeps: Sweeps) -> dict[str, tuple[np.ndarray, float]]:
@@ -94,7 +92,8 @@ def _gain(sweeps: Sweeps, k: int) -> dict[int, Mapping[str, Tensor]]:
 def _superposed(sweeps: Sweeps) -> list[tuple[float, np.ndarray]]:
     """Predicted and measured errors of every embedding with codes of its own that overlap."""
     swept = {sizes: result for over in (*POWERS, "together", "copies") for sizes, result in sweeps[over]}
-    return [(predicted_error(sizes), result["error"].numpy()) for sizes, result in swept.items()]
+    found = [(predicted_error(sizes), result["error"].numpy()) for sizes, result in swept.items()]
+    return [(theory, measured) for theory, measured in found if theory > 0]
 
 
 def _scaling(sweeps: Sweeps, slopes: Mapping[str, Any], ends: Mapping[str, Any]) -> list[Check]:
@@ -208,8 +207,9 @@ def _conclusion(settings: Any, sweeps: Sweeps, slopes: Any, ends: Any, gains: An
     copies = ", ".join(f"{error:.3g} with {S}" for S, error in errors.items())
     return (
         f"Slopes of the squared error on log axes: {told}; the leading term T k m²/D² has 1, -2, 2, 1. Measured over "
-        f"predicted error at {len(ratios)} sizes: {ratios.min():.3g} to {ratios.max():.3g}. The error passes that of "
-        f"answering the mean: {broken}. By copies a neuron: {copies}. "
+        f"predicted error at {len(ratios)} sizes: {ratios.min():.3g} to {ratios.max():.3g}. First layers and ReLUs are "
+        f"shared; answers are read out, not written back into D numbers. The error passes that of answering the mean: "
+        f"{broken}. By copies a neuron: {copies}. "
         f"Trained at D={settings.trained_large}, {learned}; with the inputs' random directions not trained {frozen}."
     )
 

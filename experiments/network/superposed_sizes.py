@@ -2,7 +2,19 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+from jaxtyping import Bool, Float
+
 from toolkit.errors import check_types, require
+from toolkit.superposition_error import Sizes, predicted_error
+
+SMALL = 0.6
+"""Slopes are fitted where the predicted error is below this: near 1 it bends."""
+
+
+def sloped(theory: Float[np.ndarray, " sizes"]) -> Bool[np.ndarray, " sizes"]:
+    """Which sizes a slope is fitted over, by their predicted errors: those in superposition, and small."""
+    return (theory > 0) & (theory < SMALL)
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,11 @@ class Settings:
         for name in ("circuits", "large", "width", "k"):
             sizes = getattr(self, f"over_{name}")
             require(len(set(sizes)) > 1, f"over_{name} needs two sizes for a slope, got {sizes}")
+            require(list(sizes) == sorted(set(sizes)), f"over_{name} must rise, got {sizes}")
+            base = {"circuits": self.circuits, "large": self.large, "width": self.width, "k": 1}
+            theory = [predicted_error(Sizes(copies=self.copies, **{**base, name: size})) for size in sizes]
+            few = f"fewer than two sizes of over_{name} are in superposition with a predicted error below {SMALL}"
+            require(int(sloped(np.array(theory)).sum()) > 1, f"{few}, where a slope is fitted: {sizes}")
         among = f"copies={self.copies} must be one of over_copies={self.over_copies}"
         require(self.copies in self.over_copies, among)
         apart = self.trained_large // (self.width * self.trained_copies)
