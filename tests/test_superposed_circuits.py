@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -27,6 +27,7 @@ from toolkit.superposition_error import (
     breakdown,
     first_order_error,
     predicted_error,
+    stored_error,
 )
 from toolkit.trained_circuits import answers, circuits_source, train_circuits
 
@@ -55,7 +56,7 @@ def test_permuting_circuits_permutes_answers():
     calls = draw_calls(2, 50, 40, 3, k=4, seed=2, step=0)
     order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
     moved = Circuits(circuits.W1[:, order], circuits.W2[:, order])
-    there = Codes(codes.inputs[:, order], codes.signs[:, order], codes.neurons[:, order], codes.large)
+    there = Codes(*(getattr(codes, each.name)[:, order] for each in fields(Codes)[:-1]), codes.large)
     same = Calls(order.argsort()[calls.which], calls.x)
     assert torch.allclose(embed(moved, there)(same), embed(circuits, codes)(calls), atol=1e-5)
     assert not torch.allclose(embed(moved, there)(calls), embed(circuits, codes)(calls), atol=0.1)
@@ -88,6 +89,32 @@ def test_inputs_are_heard_with_noise_that_no_number_of_copies_changes(copies, k)
 def test_the_error_is_the_predicted_one(sizes):
     found = measured(sizes, instances=8, rows=4096)
     assert found.mean().item() == pytest.approx(predicted_error(sizes), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "sizes", [Sizes(100, 256, 4, 1, 4), Sizes(400, 256, 4, 1, 4), Sizes(200, 256, 4, 4, 4), Sizes(300, 192, 6, 2, 2)],
+    ids=str,
+)  # fmt: skip
+def test_answers_written_back_into_as_many_numbers_have_the_leak_predicted(sizes):
+    circuits = draw_circuits(8, sizes.circuits, sizes.width, seed=0)
+    how = {"large": sizes.large, "copies": sizes.copies, "seed": 0}
+    network = embed(circuits, draw_codes(8, sizes.circuits, sizes.width, **how))
+    calls = draw_calls(8, 2048, sizes.circuits, sizes.width, k=sizes.k, seed=0, step=0)
+    found = relative_error(network.stored(calls), circuits, calls).mean().item()
+    assert found == pytest.approx(stored_error(sizes), rel=0.1)
+    assert stored_error(sizes) > 1.2 * predicted_error(sizes)
+
+
+def test_answers_written_back_by_circuits_that_lie_apart_are_exact():
+    circuits = draw_circuits(1, 8, 4, seed=0)
+    network = embed(circuits, draw_codes(1, 8, 4, large=64, copies=2, seed=0))
+    calls = draw_calls(1, 256, 8, 4, k=3, seed=0, step=0)
+    torch.testing.assert_close(network.stored(calls), circuits(calls), rtol=0, atol=1e-5)
+
+
+def test_answers_written_back_break_down_at_far_fewer_circuits():
+    at = Sizes(1024, 512, 4, 1, 4)
+    assert breakdown(at, "circuits") > 8 * breakdown(at, "circuits", error=stored_error)
 
 
 def test_the_error_grows_with_circuits_and_calls_and_falls_with_width_as_predicted():
@@ -283,7 +310,8 @@ def found_as(error):
     found = []
     for cell in cells(SMOKE):
         sizes = Sizes(*(cell[name] for name in ("circuits", "large", "width", "k", "copies")))
-        value = 100.0 if cell["over"] == "shared" else error(sizes)
+        stored = cell["over"].startswith("stored") and error is predicted_error
+        value = 100.0 if cell["over"] == "shared" else (stored_error if stored else error)(sizes)
         one = {"error": torch.full((3,), value) * torch.tensor([0.99, 1.0, 1.01])}
         found.append(one | ({"trained": torch.full((3,), 0.1)} if cell["over"] in ("trained", "frozen") else {}))
     return summarise(SMOKE, cells(SMOKE), found)

@@ -9,14 +9,16 @@ The large network reads X = sum over called circuits of E_t x_t, D numbers; its 
 W = sum_t C_t W1_t E_t^T / S; the answer of t is read as W2_t C_t^T H / S. The codes E_t (of signs) and C_t (of ones)
 give each entry of a small layer S of the D large ones. Small circuits outnumber what fits side by side, T m S > D, so
 large neurons are shared, and every circuit that is not called still writes what it hears from those that are.
-Answers are read from the neurons: writing them into a shared stream of width D first would add a leak of all T
-circuits' rectified noise, which is not modelled here.
+Answers so read take T m numbers. `Embedded.stored` writes them into a shared stream of D numbers instead, all T of them
+by codes F_t of their own, Y = M H with M = sum_t F_t W2_t C_t^T / S, and reads F_t^T Y / S: answers of circuits that
+are not called, rectified noise, then leak into those that are.
 
 Construction after Bushnaq and Mendel 2024, "Circuits in Superposition", and Linsefors and Bushnaq 2025, "Circuits in
 Superposition 2"; read-outs from shared neurons after Haenni et al. 2024, "Mathematical Models of Computation in
 Superposition". Predicted error: `superposition_error`; the same task learned from examples: `trained_circuits`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,6 +78,10 @@ class Codes:
     """With which sign: interference of inputs then has mean zero."""
     neurons: Int[Tensor, "instances circuits m copies"]
     """Large neurons of a small one."""
+    outputs: Int[Tensor, "instances circuits m copies"]
+    """Entries of Y that an answer is written to and read from."""
+    output_signs: Float[Tensor, "instances circuits m copies"]
+    """With which sign."""
     large: int
     """D."""
 
@@ -93,10 +99,20 @@ class Embedded:
 
     def __call__(self, calls: Calls) -> Float[Tensor, "instances rows k m"]:
         """The answers read for the circuits called; one pass through the large network a row."""
-        hidden = torch.bmm(self.stream(calls), self.W.mT).relu()  # (I, B, D) @ (I, D, D)
         places = _of(self.codes.neurons, calls.which)  # (I, B, k, m, S)
-        read = hidden.gather(2, places.flatten(2)).view(places.shape).mean(-1)  # (I, B, k m S) -> (I, B, k, m)
+        read = self.hidden(calls).gather(2, places.flatten(2)).view(places.shape).mean(-1)  # (I, B, k m S) -> means
         return self.circuits.read(calls.which, read)
+
+    def hidden(self, calls: Calls) -> Float[Tensor, "instances rows large"]:
+        """H, the large neurons."""
+        return torch.bmm(self.stream(calls), self.W.mT).relu()  # (I, B, D) @ (I, D, D)
+
+    def stored(self, calls: Calls) -> Float[Tensor, "instances rows k m"]:
+        """The answers of the circuits called, read from Y, to which all circuits have written theirs."""
+        codes, ones = self.codes, torch.ones(self.codes.neurons.shape)
+        M = _joined(self.circuits.W2, codes.neurons, ones, codes.outputs, codes.output_signs, codes.large)
+        Y = torch.bmm(self.hidden(calls), M.mT)  # (I, B, D) @ (I, D, D)
+        return _read(Y, _of(codes.outputs, calls.which), _of(codes.output_signs, calls.which))
 
     def stream(self, calls: Calls) -> Float[Tensor, "instances rows large"]:
         """X, the inputs in superposition."""
@@ -107,7 +123,12 @@ class Embedded:
     def heard(self, calls: Calls) -> Float[Tensor, "instances rows k m"]:
         """The inputs of the circuits called as they are read back from X."""
         places, signs = (_of(value, calls.which) for value in (self.codes.inputs, self.codes.signs))
-        return (self.stream(calls).gather(2, places.flatten(2)).view(places.shape) * signs).mean(-1)
+        return _read(self.stream(calls), places, signs)
+
+
+def _read(stream: Tensor, places: Tensor, signs: Tensor) -> Tensor:
+    """Entries (I, B, k, m) from a stream (I, B, D), the means of their copies."""
+    return (stream.gather(2, places.flatten(2)).view(places.shape) * signs).mean(-1)
 
 
 def _of(values: Tensor, which: Tensor) -> Tensor:
@@ -149,11 +170,17 @@ def draw_codes(
     generators = [np.random.default_rng([seed, i, 1]) for i in range(instances)]
     dealt = [[_deal(circuits, size, large, generator) for _ in range(2)] for generator in generators]
     places = torch.from_numpy(np.array(dealt)).view(instances, 2, circuits, width, copies)
-    drawn = np.stack([g.integers(0, 2, (circuits, width, copies)) for g in generators])
-    signs = torch.from_numpy(2.0 * drawn - 1).float()
+    signs = _signs(generators, (circuits, width, copies))
+    outputs = np.array([_deal(circuits, size, large, generator) for generator in generators])
+    written = torch.from_numpy(outputs).view(signs.shape)
     if shared:
         places, signs = places[:, :, :1].expand_as(places), signs[:, :1].expand_as(signs)
-    return Codes(places[:, 0], signs, places[:, 1], large)
+    return Codes(places[:, 0], signs, places[:, 1], written, _signs(generators, (circuits, width, copies)), large)
+
+
+def _signs(generators: Sequence[np.random.Generator], shape: tuple[int, ...]) -> Tensor:
+    drawn = np.stack([generator.integers(0, 2, shape) for generator in generators])
+    return torch.from_numpy(2.0 * drawn - 1).float()
 
 
 def _deal(circuits: int, size: int, large: int, generator: np.random.Generator) -> np.ndarray:
@@ -171,16 +198,27 @@ def embed(circuits: Circuits, codes: Codes) -> Embedded:
     """
     wanted, given = tuple(circuits.W1.shape[:3]), tuple(codes.inputs.shape[:3])
     require(given == wanted, f"codes must be for (instances, circuits, width) = {wanted}, got {given}")
-    _, T, m = wanted
-    W = torch.zeros(len(circuits.W1), codes.large, codes.large)
-    for i, large in enumerate(W):  # one instance at a time: the rows below are T m D numbers
-        flat = codes.inputs[i].flatten(0, 1)  # (T m, S)
-        signs = codes.signs[i].flatten(0, 1) / flat.shape[1]
-        readers = torch.zeros(T * m, codes.large).scatter_(1, flat, signs).view(T, m, -1)
-        rows = torch.bmm(circuits.W1[i], readers).flatten(0, 1)  # (T, m, m) @ (T, m, D) -> (T m, D)
-        for places in codes.neurons[i].flatten(0, 1).mT:  # S of (T m)
-            large.index_add_(0, places, rows)
+    ones = torch.ones(codes.neurons.shape)
+    W = _joined(circuits.W1, codes.inputs, codes.signs, codes.neurons, ones, codes.large)
     return Embedded(circuits, codes, W)
+
+
+def _joined(weights: Tensor, read: Tensor, read_as: Tensor, write: Tensor, write_as: Tensor, large: int) -> Tensor:
+    """sum_t (codes that write) weights_t (codes that read)^T / S, (instances, large, large).
+
+    Args:
+        weights: (instances, circuits, m, m).
+        read: places (instances, circuits, m, copies), and `read_as` the sign of each; the same of those written to.
+    """
+    found = torch.zeros(len(weights), large, large)
+    T, m = weights.shape[1:3]
+    for i, joined in enumerate(found):  # one instance at a time: the rows below are T m D numbers
+        flat = read[i].flatten(0, 1)  # (T m, S)
+        readers = torch.zeros(T * m, large).scatter_(1, flat, read_as[i].flatten(0, 1) / flat.shape[1])
+        rows = torch.bmm(weights[i], readers.view(T, m, -1)).flatten(0, 1)  # (T, m, m) @ (T, m, D) -> (T m, D)
+        for places, signs in zip(write[i].flatten(0, 1).mT, write_as[i].flatten(0, 1).mT, strict=True):  # S of (T m)
+            joined.index_add_(0, places, signs[:, None] * rows)
+    return found
 
 
 def draw_calls(instances: int, rows: int, circuits: int, width: int, *, k: int, seed: int, step: int) -> Calls:

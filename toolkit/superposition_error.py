@@ -21,15 +21,22 @@ which for T m > D is the second term: error = T k m^2 / D^2 over twice the varia
 ones and k, the count that Linsefors and Bushnaq 2025 ("Circuits in Superposition 2") reach with answers in
 superposition too, by silencing circuits that are not called, which is not done here. Constants are derived here.
 
+Where answers are written into D numbers too and read from there (`stored_error`), the error has one more term: of each
+answer written by another circuit a share m l / D, in square, is read with one's own. Of a circuit called that is about
+1/2; of the T - k others it is their rectified noise, v / (2 pi) and more, so that this term grows as T^2 and break-down
+comes much earlier.
+
 Beyond first order a ReLU also turns noise into a bias that no averaging over copies removes; it grows with v and so
 with S, which is why dense codes fail. `predicted_error` has it: noise 1. and 3. Gaussian, collisions binomial.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
+from jaxtyping import Float
 from scipy.optimize import brentq
 from scipy.stats import binom, chi2, norm
 
@@ -100,18 +107,49 @@ def predicted_error(sizes: Sizes) -> float:
     Given the neuron a (standard Gaussian) and the noise common to its copies, their ReLUs have a mean and a variance
     over what is each one's own; the squared bias of that mean plus the variance over S, averaged, is the error.
     """
-    a = np.linspace(-7, 7, 561)
-    weight = norm.pdf(a) * (a[1] - a[0])
-    nodes, chances = np.polynomial.hermite_e.hermegauss(21)
-    u = a[:, None] + math.sqrt(sizes.heard + sizes.echoed) * nodes  # (a, common noise)
+    mean, variance = _copies(sizes, called=True)
+    return _averaged((mean - np.maximum(_NEURON, 0)[:, None]) ** 2 + variance) / answer_variance(sizes.width)
+
+
+def stored_error(sizes: Sizes) -> float:
+    """The same where all circuits write their answers into one stream of D numbers, from which they are read.
+
+    A circuit's second layer keeps the second moment of what it reads, the mean of copies.
+    """
+    called, idle = (
+        _averaged(mean**2 + variance) for mean, variance in (_copies(sizes, called=c) for c in (True, False))
+    )
+    leak = (sizes.k - 1) * called + (sizes.circuits - sizes.k) * idle
+    return predicted_error(sizes) + sizes.overlap * sizes.width / sizes.large * leak / answer_variance(sizes.width)
+
+
+_NEURON = np.linspace(-7, 7, 561)
+"""Values a of a small neuron."""
+_NODES, _CHANCES = np.polynomial.hermite_e.hermegauss(21)
+"""Of the noise common to copies."""
+
+
+def _averaged(values: Float[np.ndarray, "neurons nodes"]) -> float:
+    """Over a small neuron and the noise common to its copies."""
+    weight = norm.pdf(_NEURON) * (_NEURON[1] - _NEURON[0])
+    return float(weight @ values @ _CHANCES / _CHANCES.sum())
+
+
+def _copies(sizes: Sizes, *, called: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Mean, and variance over S, of the mean of a neuron's copies after the ReLU, (neurons, nodes), given both.
+
+    Of a circuit that is not called the neuron is 0, and all k that are called make its noise.
+    """
+    others = sizes.k - 1 if called else sizes.k
+    heard = others * sizes.width * sizes.overlap / sizes.large
+    u = _NEURON[:, None] * called + math.sqrt(heard + sizes.echoed) * _NODES
     mean, square = np.zeros_like(u), np.zeros_like(u)
     p = sizes.width * sizes.copies / sizes.large * sizes.overlap
-    for collisions in range(sizes.k):
-        chance = float(binom.pmf(collisions, sizes.k - 1, p))
+    for collisions in range(others + 1):
+        chance = float(binom.pmf(collisions, others, p))
         first, second = _rectified(u, sizes.written - sizes.echoed + collisions * (1 + sizes.heard))
         mean, square = mean + chance * first, square + chance * second
-    wrong = (mean - np.maximum(a, 0)[:, None]) ** 2 + (square - mean**2) / sizes.copies
-    return float(weight @ wrong @ chances / chances.sum()) / answer_variance(sizes.width)
+    return mean, (square - mean**2) / sizes.copies
 
 
 def _rectified(mean: np.ndarray, variance: float) -> tuple[np.ndarray, np.ndarray]:
@@ -123,8 +161,8 @@ def _rectified(mean: np.ndarray, variance: float) -> tuple[np.ndarray, np.ndarra
     return mean * below + deviation * density, (mean**2 + variance) * below + mean * deviation * density
 
 
-def breakdown(sizes: Sizes, over: str) -> float:
-    """The T (`circuits`) or k at which `predicted_error` reaches 1, interpolated on log axes between whole numbers.
+def breakdown(sizes: Sizes, over: str, *, error: Callable[[Sizes], float] = predicted_error) -> float:
+    """The T (`circuits`) or k at which a predicted error reaches 1, interpolated on log axes between whole numbers.
 
     Raises:
         UserError: `over` is neither, or the error does not reach 1 (with T up to 2^20, k up to T).
@@ -134,7 +172,7 @@ def breakdown(sizes: Sizes, over: str) -> float:
     first = sizes.k if over == "circuits" else 1
 
     def log_error(at: float) -> float:
-        below, above = (predicted_error(_at(sizes, over, n)) for n in (math.floor(at), math.ceil(at)))
+        below, above = (error(_at(sizes, over, n)) for n in (math.floor(at), math.ceil(at)))
         part = at - math.floor(at)
         return (1 - part) * math.log(max(below, 1e-300)) + part * math.log(max(above, 1e-300))
 

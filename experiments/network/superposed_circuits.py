@@ -23,6 +23,8 @@ def cells(settings: Settings) -> list[dict[str, Any]]:
     swept = [base | {"over": over, over: value} for over in ("circuits", "large", "width", "k", "copies")
              for value in getattr(settings, f"over_{over}")]  # fmt: skip
     swept += [base | {"over": "together", "k": settings.together, "circuits": T} for T in settings.over_circuits]
+    swept += [base | {"over": f"stored, k={k}", "k": k, "circuits": T}
+              for k in (1, settings.together) for T in settings.over_stored]  # fmt: skip
     apart = base | {"over": "apart", "circuits": settings.large // (settings.width * settings.copies)}
     beside = base | {"over": "trained", "large": settings.trained_large, "copies": settings.trained_copies}
     for k in (1, settings.together):
@@ -39,7 +41,8 @@ def measure(settings: Settings, cell: Mapping[str, Any], seed: int) -> dict[str,
     how: Any = {"large": sizes.large, "copies": sizes.copies, "seed": seed, "shared": cell["shared"]}
     embedded = embed(circuits, draw_codes(instances, sizes.circuits, sizes.width, **how))
     calls = draw_calls(instances, settings.rows, sizes.circuits, sizes.width, k=sizes.k, seed=seed, step=EVALUATION)
-    found = {"error": relative_error(embedded(calls), circuits, calls)}
+    stored = cell["over"].startswith("stored")
+    found = {"error": relative_error(embedded.stored(calls) if stored else embedded(calls), circuits, calls)}
     if cell["over"] in ("trained", "frozen"):
         training = ToyTraining(toy_steps=settings.steps, toy_batch=128, toy_lr=3e-3)
         how = {"large": sizes.large, "training": training, "seed": seed, "frozen": cell["over"] == "frozen"}
@@ -49,17 +52,17 @@ def measure(settings: Settings, cell: Mapping[str, Any], seed: int) -> dict[str,
 
 
 SMOKE = Settings(
-    circuits=512, large=256, over_circuits=(256, 512, 1024, 4096), over_large=(192, 512), over_width=(3, 6),
-    over_k=(1, 2, 3, 8), over_copies=(4, 64), rows=2048, trained_circuits=(4, 24), trained_large=32, trained_seeds=3,
-    steps=300,
+    circuits=512, large=256, over_circuits=(256, 512, 1024, 4096), over_stored=(64, 128, 256, 512),
+    over_large=(192, 512), over_width=(3, 6), over_k=(1, 2, 3, 8), over_copies=(4, 64), rows=2048,
+    trained_circuits=(4, 24), trained_large=32, trained_seeds=3, steps=300,
 )  # fmt: skip
 EXPERIMENT = register(
     Experiment(
         name="circuits-in-superposition",
         row="N10",
         question="T small networks share one large network, k called at once: what does sharing cost, in T, D, m, k?",
-        claim="squared error ~ T k m^2 / D^2 where one layer of ReLUs is shared and each circuit's answer is read out "
-        "of it, not written back: break-down at as many circuits as parameters allow, not neurons",
+        claim="squared error ~ T k m^2 / D^2 where ReLUs are shared and answers read from them: break-down at as many "
+        "circuits as parameters allow, not neurons; at far fewer where answers are written back into D numbers",
         source="Bushnaq and Mendel 2024, Circuits in Superposition; Linsefors and Bushnaq 2025, part 2",
         controls=(
             "one circuit called at a time: no collisions among those called",

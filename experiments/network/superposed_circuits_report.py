@@ -1,14 +1,15 @@
 """What N10's errors come to: slopes against theory, break-down points, controls, training.
 
-Bars were set from `superposition_error` alone before anything was measured, but for the two on frozen inputs, which
-were added after a first default run and before they were measured. At these sizes its own slopes are up to .23 away
-from the powers of the leading term, which hold where T m is far above D and the error far below 1. A first run at scale
-smoke found dense codes 1.8 times as wrong as predicted; noise common to copies was then added to the prediction. Sizes
-of scale smoke were chosen after it too (more copies, wider sweeps), those of scale default were not.
+Bars were set from `superposition_error` alone before anything was measured, but for those on frozen inputs and on
+answers written back, which were added after first default runs and before they were measured. At these sizes its own
+slopes are up to .23 away from the powers of the leading term, which hold where T m is far above D and the error far
+below 1. A first run at scale smoke found dense codes 1.8 times as wrong as predicted; noise common to copies was then
+added to the prediction. Sizes of scale smoke were chosen after it too (more copies, wider sweeps), those of scale
+default were not.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,12 @@ from experiments.figures import Figure, Plot, Series
 from experiments.network.superposed_sizes import sloped
 from experiments.registry import Outcome
 from toolkit.errors import UserError
-from toolkit.superposition_error import Sizes, affine_level, answer_variance, breakdown, predicted_error
+from toolkit.superposition_error import Sizes, affine_level, answer_variance, breakdown, predicted_error, stored_error
 
 POWERS = {"circuits": ("T", 1), "large": ("D", -2), "width": ("m", 2), "k": ("k", 1)}
 """Of the leading term, T k m^2 / D^2."""
+STORED, WRITTEN = "stored", "written back, "
+"""Sweeps of answers that are written into D numbers and read from there, and what they are called."""
 Sweeps = dict[str, list[tuple[Sizes, Mapping[str, Tensor]]]]
 
 
@@ -42,7 +45,7 @@ def summarise(settings: Any, cells: Sequence[Mapping[str, Any]], found: Sequence
         "break-down": {name: {"measured": one.tolist(), "predicted": theory} for name, (one, theory) in ends.items()},
         "errors": [
             {"over": over, **vars(sizes), **{name: value.tolist() for name, value in result.items()},
-             "predicted": predicted_error(sizes)}
+             "predicted": _theory(over)(sizes)}
             for over, points in sweeps.items() for sizes, result in points
         ],
     }  # fmt: skip
@@ -62,18 +65,26 @@ def _slopes(points: list[tuple[Sizes, Mapping[str, Tensor]]], over: str) -> tupl
 def _breakdowns(sweeps: Sweeps) -> dict[str, tuple[np.ndarray, float]]:
     """The T and k at which the error is 1, of each seed and predicted; NaN where a sweep does not reach it."""
     found = {}
-    for over, name in (("circuits", "circuits"), ("together", "circuits"), ("k", "k")):
-        points = sweeps[over]
+    for over in ("circuits", "together", "k", *_stored(sweeps)):
+        points, name = sweeps[over], "k" if over == "k" else "circuits"
         x = np.log([getattr(sizes, name) for sizes, _ in points])
         y = np.log(np.stack([result["error"].numpy() for _, result in points], 1))  # (seeds, points)
         first = points[0][0]
         label = f"T at k={first.k}" if name == "circuits" else f"k at T={first.circuits}"
         try:
-            theory = breakdown(first, name)
+            theory = breakdown(first, name, error=_theory(over))
         except UserError:
             theory = math.nan
-        found[label] = np.array([_crossing(x, one) for one in y]), theory
+        found[WRITTEN * over.startswith(STORED) + label] = np.array([_crossing(x, one) for one in y]), theory
     return found
+
+
+def _stored(sweeps: Sweeps) -> list[str]:
+    return [over for over in sweeps if over.startswith(STORED)]
+
+
+def _theory(over: str) -> Callable[[Sizes], float]:
+    return stored_error if over.startswith(STORED) else predicted_error
 
 
 def _crossing(x: np.ndarray, y: np.ndarray) -> float:
@@ -146,9 +157,14 @@ def _banded(name: str, x: Sequence[float], values: Sequence[Tensor]) -> Series:
     return Series(name, x, [one.mean for one in each], "both", floor, [one.high for one in each])
 
 
-def _curves(points: list[tuple[Sizes, Mapping[str, Tensor]]], over: str, name: str) -> tuple[Series, Series]:
+def _curves(
+    points: list[tuple[Sizes, Mapping[str, Tensor]]],
+    over: str,
+    name: str,
+    predicted: Callable[[Sizes], float] = predicted_error,
+) -> tuple[Series, Series]:
     x = [getattr(sizes, over) for sizes, _ in points]
-    theory = Series(f"{name}, predicted", x, [predicted_error(sizes) for sizes, _ in points], "dashed")
+    theory = Series(f"{name}, predicted", x, [predicted(sizes) for sizes, _ in points], "dashed")
     return _banded(name, x, [result["error"] for _, result in points]), theory
 
 
@@ -159,6 +175,8 @@ def _scalings(sweeps: Sweeps) -> Figure:
         curves: tuple[Series, ...] = _curves(sweeps[over], over, "k=1" if over != "k" else "embedded")
         if over == "circuits":
             curves += _curves(sweeps["together"], over, f"k={sweeps['together'][0][0].k}")
+            for stored in _stored(sweeps):
+                curves += _curves(sweeps[stored], over, stored.replace(f"{STORED}, ", WRITTEN), stored_error)
         levels = {"the mean": 1.0}
         panels.append(Plot(f"against {label}", label, "error / that of the mean", curves, True, True, levels))
     return Figure("scaling", "Squared error of the circuits called, and theory, which has no free constant; 95% bands "
@@ -207,9 +225,9 @@ def _conclusion(settings: Any, sweeps: Sweeps, slopes: Any, ends: Any, gains: An
     copies = ", ".join(f"{error:.3g} with {S}" for S, error in errors.items())
     return (
         f"Slopes of the squared error on log axes: {told}; the leading term T k m²/D² has 1, -2, 2, 1. Measured over "
-        f"predicted error at {len(ratios)} sizes: {ratios.min():.3g} to {ratios.max():.3g}. First layers and ReLUs are "
-        f"shared; answers are read out, not written back into D numbers. The error passes that of answering the mean: "
-        f"{broken}. By copies a neuron: {copies}. "
+        f"predicted error at {len(ratios)} sizes: {ratios.min():.3g} to {ratios.max():.3g}. Answers "
+        f"are read from the neurons, unless written back into D numbers and read there. The error passes that of "
+        f"answering the mean: {broken}. By copies a neuron: {copies}. "
         f"Trained at D={settings.trained_large}, {learned}; with the inputs' random directions not trained {frozen}."
     )
 

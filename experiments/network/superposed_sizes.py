@@ -31,6 +31,8 @@ class Settings:
     """S; two circuits share (m S)^2 / D = .5 large neurons on average."""
     over_circuits: tuple[int, ...] = (512, 1024, 2048, 4096, 8192, 16384)
     """T, with one circuit called and with `together`."""
+    over_stored: tuple[int, ...] = (128, 256, 512, 1024)
+    """T where answers are written back into D numbers and read there, likewise."""
     over_large: tuple[int, ...] = (256, 384, 512, 768, 1024)
     """D."""
     over_width: tuple[int, ...] = (2, 3, 4, 6, 8)
