@@ -205,6 +205,7 @@ class Latents:
     """Stands in for a ground and its SAE: rows are latents already, of which the third is never on."""
 
     hook = "blocks.1.hook_resid_post"
+    model = SimpleNamespace(processing=("fold_layer_norm",))
     learn = torch.from_numpy(np.random.default_rng(0).random((10_000, 12))) * (torch.arange(12) != 2)
     learn[:, 6:] *= torch.arange(10_000)[:, None] >= 5_000  # on in the last blocks of rows alone
     most = 0
@@ -228,6 +229,7 @@ def test_networks_other_than_the_trained_one_get_an_sae_of_their_own_like_the_on
     assert own_sae(named, "trained", "") is named
     own = own_sae(named, "random", "")
     assert (own.sae, own.hook, own.width, own.k) == ("", "blocks.1.hook_resid_post", 11, 8)
+    assert own.processing == ("fold_layer_norm",)
     assert asked == [(named, "")]  # the trained network's
     plain = Settings()
     assert own_sae(plain, "random", "0") is plain
@@ -269,7 +271,7 @@ def test_frequencies_are_of_all_blocks_and_the_mismatch_is_that_of_the_swaps_use
             for kind in (Settings, MoveSettings)
             for each in (
                 (kind, {"networks": ("random",)}, r"must name 'trained', which the claim is about, got \('random',\)"),
-                (kind, {"networks": ()}, "must name 'trained'"),
+                (kind, {"networks": ()}, "networks are empty"),
                 (kind, {"networks": ("trained", "radnom")}, "unknown network 'radnom': did you mean 'random'"),
             )
         ),

@@ -30,7 +30,7 @@ BASELINES = ("zero latents", "mean activation")
 WAYS = {
     "integrated": "integrated gradients",
     "gradient": "gradient x activation",
-    "size": "|latent|",
+    "size": "size alone",
     "elsewhere": "the token's gradient elsewhere",
     "permuted": "dealt anew",
 }
@@ -88,7 +88,7 @@ def checks(every: Cells, first: Mapping[str, Mapping[str, Tensor]]) -> tuple[Che
 def _claims(first: Mapping[str, Mapping[str, Tensor]]) -> tuple[Check, ...]:
     gains = {at: _by_document(one, "integrated", "gradient") for at, one in first.items()}
     found = [above(f"{_hook(at, first[at])}: above gradient x activation", gain, 0) for at, gain in gains.items()]
-    found += [above(f"{_hook(at, one)}: above |latent|", _by_document(one, "integrated", "size"), 0)
+    found += [above(f"{_hook(at, one)}: above size alone", _by_document(one, "integrated", "size"), 0)
               for at, one in first.items()]  # fmt: skip
     claim = "more above gradient x activation at the first hook than at the last"
     found.append(above(claim, _earlier(first), 0))

@@ -142,7 +142,8 @@ def _conclusion(by: Mapping[Any, Any], ratios: Mapping[Any, Any], settings: Any)
     others = [kind for kind in dict.fromkeys(kind for kind, _ in by) if kind != TRAINED]
     names = (ISOTROPIC, COVARIANCE, "rotated about the activation")
     told = [f"{kind} weights {', '.join(spread(_pooled(by, kind, name)) for name in names)}" for kind in others]
-    return text + (f" Over {', '.join(names)}, layers alike: {'; '.join(told)}." if told else "")
+    recipe = ", with SAEs trained here in the place of the one named" if settings.sae else ""
+    return text + (f" Over {', '.join(names)}, layers alike{recipe}: {'; '.join(told)}." if told else "")
 
 
 def _first_half(trained: Mapping[str, Mapping[str, Interval]], bar: float) -> str:
