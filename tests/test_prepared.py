@@ -1,5 +1,6 @@
 """An audit made ready: rows, labels, the rest and nulls are what the model itself gives; bad input is one line."""
 
+from dataclasses import replace
 from itertools import count
 
 import numpy as np
@@ -7,18 +8,19 @@ import pytest
 import torch
 from small_trees import write_trees
 
-from controls import budgets
+from controls import audit_run, budgets
 from controls.axis_causal import Effort
 from controls.budgets import BUDGETS, Rates, Spending, duration, measured, spending, told
 from controls.case import activations_at
 from controls.finders import Labels, Latents, Principal, ReadOuts, ranges
 from controls.judging import Budget
-from controls.prepared import ACTIVATIONS, MANY_DOCUMENTS, by_probability, chosen_places, prepare
+from controls.model_weights import drawn_anew
+from controls.prepared import ACTIVATIONS, MANY_DOCUMENTS, by_probability, chosen_places, prepare, processing
 from controls.reading import Reading, read
 from toolkit.errors import UserError
 from toolkit.interventions import record, run
 from toolkit.language import load_model
-from toolkit.sae import SAEConfig, fit_sae
+from toolkit.sae import SAEConfig, fit_sae, load_sae
 
 HOOK = "blocks.2.hook_resid_post"
 SMALL = Spending(900, 500, 60, Budget(99, 39, 2, Effort(4, 8, 4, 39, 2)), 19, 0, 0)
@@ -144,6 +146,25 @@ def test_latents_that_are_on_often_are_chosen_and_dead_ones_left_out(model, sour
         Latents(sae, (1,)).fit(torch.zeros(5, 384), seed=0)
     with pytest.raises(UserError, match="latent 64 is not there: the SAE has 0 to 63"):
         Latents(sae, (3, 64)).fit(rows, seed=0)
+
+
+def test_latents_are_judged_on_their_models_weights_and_a_model_loaded_otherwise_is_noted(model, source, tmp_path):
+    reading = read(model, source, ["upos=VERB"], rows=600, seed=3)
+    rows = activations_at(model, HOOK, reading.tokens, reading.rows)
+    rows = rows - rows.mean(1, keepdim=True)
+    config = SAEConfig(architecture="topk", width=64, k=4, steps=200, batch=256)
+    said = {"model_from_pretrained_kwargs": {"center_writing_weights": True, "fold_ln": False}}
+    replace(fit_sae(rows, config), metadata=said).save(tmp_path)
+    finders = [Latents(load_sae(str(tmp_path)), (0, 1, 2))]
+    assert processing(finders) == {"centre_writing_weights": True}
+    assert processing([Principal(2), Labels.of("upos=VERB")]) == {}
+    wanted = "the SAE's model had centre_writing_weights, this one has not: load it so"
+    assert wanted in prepare(model, HOOK, finders, source, SMALL, seed=0).notes
+    job = audit_run.Job("tiny-gpt2", HOOK, source, sae=str(tmp_path), latents="0:3", budget="quick")
+    centred = audit_run.ground.__wrapped__(job, "")[1]
+    assert wanted not in centred.notes
+    assert centred.case.subject.activations.mean(1).abs().max() < 1e-5
+    assert drawn_anew(centred.case.model, "init", seed=0).processing == ("centre_writing_weights",)
 
 
 @pytest.mark.parametrize(
