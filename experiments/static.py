@@ -16,6 +16,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from experiments.figures import COLOURS
 
 _COLUMNS = 4
+_INSIDE = 5
+"""Curves named inside a panel at most: a longer list hides some of them, and stands below."""
 _SIZES = {"plot": (4.4, 3.4), "heatmap": (3.2, 3.2), "arrows": (2.6, 2.8), "stack": (4.0, 3.0), "scatter": (4.4, 4.4)}
 
 
@@ -54,7 +56,10 @@ def _plot(axes: Axes, panel: Mapping[str, Any]) -> None:
     if not panel["log_x"] and all(_is_whole(x) for one in panel["series"] for x in one["x"]):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # what is counted lies at whole numbers
     if names and len(names) <= 12:
-        axes.legend(fontsize=7, frameon=False)
+        below: dict[str, Any] = (
+            {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 2} if len(names) > _INSIDE else {}
+        )
+        axes.legend(fontsize=7, frameon=True, framealpha=0.8, edgecolor="none", **below)
 
 
 def _is_whole(x: float | None) -> bool:

@@ -139,13 +139,13 @@ def _conclusion(by: Found, kinds: Mapping[int, str]) -> str:
         f"of lines, and {_share(start)} before training. "
     )
     text += f"Widths: {_sharper(kinds[0], interval(_more(own, start, REAL, 'width')), WIDER)} random. "
-    told = [
-        f"{_sharper(kinds[0], interval(_more(own, by[role, 0], REAL, 'slope')))} {kinds[role]}"
-        for role in kinds
-        if role
-    ]
-    text += f"Slopes: {'; '.join(told)}."
     last = max(hook for _, hook in by)
+    told = []
+    for role in list(kinds)[1:]:
+        each = [interval(_more(by[0, hook], by[role, hook], REAL, "slope")) for hook in range(last + 1)]
+        later = f" (later hooks: {', '.join(map(_difference, each[1:]))})" if last else ""
+        told.append(f"{_sharper(kinds[0], each[0])} {kinds[role]}{later}")
+    text += f"Slopes: {'; '.join(told)}."
     if last:
         more = interval(_more(own, by[0, last], REAL, "slope"))
         text += f" {_sharper(f'With {_blocks(own)}', more)} with {_blocks(by[0, last])}."
@@ -167,7 +167,11 @@ def _blocks(one: Mapping[str, Tensor]) -> str:
 def _sharper(what: str, more: Interval, words: tuple[str, str] = STEEPER) -> str:
     """Which way a difference goes by its interval, and the difference."""
     word = words[0] if more.low > 0 else words[1] if more.high < 0 else f"neither {words[0]} nor {words[1]}"
-    return f"{what} {word} ({more.mean:+.3f} [{more.low:+.3f}, {more.high:+.3f}]) than"
+    return f"{what} {word} ({_difference(more)}) than"
+
+
+def _difference(more: Interval) -> str:
+    return f"{more.mean:+.3f} [{more.low:+.3f}, {more.high:+.3f}]"
 
 
 def _curve(one: Mapping[str, Tensor], end: str, name: str, distance: str = LOGITS) -> Series:

@@ -175,12 +175,14 @@ def _scalings(sweeps: Sweeps) -> Figure:
         curves: tuple[Series, ...] = _curves(sweeps[over], over, "k=1" if over != "k" else "embedded")
         if over == "circuits":
             curves += _curves(sweeps["together"], over, f"k={sweeps['together'][0][0].k}")
-            for stored in _stored(sweeps):
-                curves += _curves(sweeps[stored], over, stored.replace(f"{STORED}, ", WRITTEN), stored_error)
-        levels = {"the mean": 1.0}
-        panels.append(Plot(f"against {label}", label, "error / that of the mean", curves, True, True, levels))
+        panels.append((f"against {label}", label, curves))
+    back = [
+        _curves(sweeps[over], "circuits", over.removeprefix(f"{STORED}, "), stored_error) for over in _stored(sweeps)
+    ]
+    panels.append(("answers written back into D numbers", labels["circuits"], tuple(c for each in back for c in each)))
+    found = [Plot(t, x, "error / that of the mean", curves, True, True, {"the mean": 1.0}) for t, x, curves in panels]
     return Figure("scaling", "Squared error of the circuits called, and theory, which has no free constant; 95% bands "
-                  "over networks. At 1 an answer is no better than the circuit's mean.", tuple(panels))  # fmt: skip
+                  "over networks. At 1 an answer is no better than the circuit's mean.", tuple(found))  # fmt: skip
 
 
 def _limits(settings: Any, sweeps: Sweeps) -> Figure:
