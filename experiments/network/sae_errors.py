@@ -99,8 +99,7 @@ EXPERIMENT = register(
         name="sae-errors",
         row="N3",
         question="Are SAE errors pathological: do they move a network's outputs more than other changes of their size?",
-        claim="KL of SAE errors is above 1.3 times that of isotropic noise of their length (2 to 4.5 times was "
-        "published); not so against noise from the activations' covariance",
+        claim="KL of SAE errors is above 1.3 times isotropic noise's (published: 2 to 4.5), not so against covariance noise",
         source="Gurnee 2024, SAE reconstruction errors are (empirically) pathological; Lee and Heimersheim 2024",
         controls=(
             "isotropic noise of each error's length",
