@@ -99,7 +99,7 @@ EXPERIMENT = register(
         name="sae-errors",
         row="N3",
         question="Are SAE errors pathological: do they move a network's outputs more than other changes of their size?",
-        claim="KL of SAE errors is above 1.3 times isotropic noise's (published: 2 to 4.5), not so against covariance noise",
+        claim="KL of SAE errors is above 1.3 times isotropic noise's (published: 2 to 4.5), not covariance noise's",
         source="Gurnee 2024, SAE reconstruction errors are (empirically) pathological; Lee and Heimersheim 2024",
         controls=(
             "isotropic noise of each error's length",
