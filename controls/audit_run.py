@@ -161,6 +161,7 @@ def metrics(job: Job, work: Work, found: Audit) -> dict[str, Any]:
     return {
         "audit": {
             "model": job.model,
+            "processing": list(work.case.model.processing),
             "hook": job.hook,
             "corpus": job.corpus,
             "rows": rows,

@@ -39,7 +39,9 @@ def drawn_anew(
     """A network with a model's architecture, tokenizer and hooks and other weights; the model stays as it is.
 
     Every kind but `init` and `cascade` keeps layer norms and biases and draws each matrix by itself, by the seed and
-    the matrix's name. Queries, keys and values are three matrices; tied embeddings are one and stay tied.
+    the matrix's name. Queries, keys and values are three matrices; tied embeddings are one and stay tied. Of a model
+    whose weights were processed matrices are drawn as they then are: means that were taken away come back, and biases
+    keep what was folded into them.
 
     Args:
         kind: one of KINDS.

@@ -99,8 +99,11 @@ def processing(finders: Sequence[Finder]) -> dict[str, Any]:
 
 
 def _of_other_weights(finders: Sequence[Finder], model: LanguageModel) -> list[str]:
-    missing = sorted(processing(finders).keys() - set(model.processing))
-    return [f"the SAE's model had {', '.join(missing)}, this one has not: load it so"] if missing else []
+    wanted, has = processing(finders).keys(), set(model.processing)
+    missing, beyond = ", ".join(sorted(wanted - has)), ", ".join(sorted(has - wanted))
+    loaded = any(isinstance(finder, Latents) and isinstance(finder.sae, LoadedSAE) for finder in finders)
+    notes = [f"the SAE's model had {missing}, this one has not: load it so"] if missing else []
+    return notes + ([f"this model has {beyond}, the SAE's had not: load it so"] if loaded and beyond else [])
 
 
 def _activations(model: LanguageModel, hook: str, reading: Reading, kept: Path | None) -> Float[Tensor, "rows d"]:

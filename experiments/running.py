@@ -153,7 +153,10 @@ def _like(present: Any, kind: Any, value: str, name: str) -> Any:
         (element, *_), such = get_args(kind), (f", such as {present[0]!r}" if present else "")
         told = f"--set {name}={value}: this setting holds more than numbers or words and cannot be set so"
         require(element in (int, float, str, bool), told)
-        return tuple(_as(element, part.strip(), name, such) for part in value.split(","))
+        found = tuple(_as(element, part.strip(), name, such) for part in value.split(","))
+        told = f"--set {name}={value}: expected {len(present)} values, such as {','.join(map(str, present))}"
+        require(... in get_args(kind) or len(found) == len(present), told)
+        return found
     return _as(type(present), value, name, f", such as {present!r}")
 
 

@@ -66,6 +66,16 @@ def test_gradients_reach_the_activations(model, sequences):
     torch.testing.assert_close(rise, (slope * step).sum(1), rtol=0.02, atol=1e-4)
 
 
+def test_many_rows_of_a_hook_that_is_run_whole_are_what_each_is_alone(model, sequences):
+    tokens, places = sequences
+    rest = LanguageDownstream(model, "blocks.1.hook_resid_mid", tokens, places)
+    assert not rest.is_cached
+    at = torch.arange(37) % 5
+    rows = rest.activations[at] + 0.1 * torch.randn(37, model.d_model, generator=torch.Generator().manual_seed(0))
+    alone = torch.cat([rest(rows[i : i + 1], at[i : i + 1]) for i in range(37)])
+    torch.testing.assert_close(rest(rows, at), alone, rtol=0, atol=1e-4)
+
+
 def test_a_pretrained_model_with_rotary_positions_and_shared_keys(real_model):
     model = load_model(str(real_model))
     tokens = torch.arange(24).reshape(2, 12) * 37 % model.vocabulary  # (24,) -> (2, 12)

@@ -163,7 +163,8 @@ def test_depth_is_that_of_the_network_however_hooks_are_named():
 def test_the_stream_before_a_block_has_that_block_after_it(here):
     assert blocks_after(replace(here, hook="blocks.0.hook_resid_pre")) == 4
     assert blocks_after(replace(here, hook="blocks.0.hook_mlp_out")) == 3
-    assert np.isnan(blocks_after(replace(here, hook="hook_embed")))
+    assert blocks_after(replace(here, hook="hook_embed")) == 4
+    assert np.isnan(blocks_after(replace(here, hook="ln_final.hook_normalized")))
 
 
 def test_too_few_points_are_refused():

@@ -256,6 +256,7 @@ def test_settings_are_taken_as_what_they_replace(run, started):
         ("attribution", ("width=64", "width=32"), "--set width is given twice"),
         ("u-and", ("tasks=and",), "cannot be set so"),
         ("saes-on-toy-models", ("importances=half",), "importances=half: expected float"),
+        ("saes-on-toy-models", ("large=400",), "large=400: expected 2 values, such as"),
         ("frozen-embedding", ("steps=410",), "steps=410 must be a multiple of every="),
         ("frozen-embedding", ("every=0",), "must be a multiple of every=0"),
         ("basis-pursuit", ("k=3",), "k=3 must be one of ks="),

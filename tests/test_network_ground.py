@@ -188,7 +188,7 @@ def test_an_sae_of_a_model_with_centred_weights_is_asked_in_such_a_model(setting
     own = own_sae(asked, SPECTRUM, HOOK)  # networks beside it are loaded as it was, each with an SAE of its own
     for kind in (RANDOM, SPECTRUM):
         assert ground(own, HOOK, kind=kind).model.processing == ("centre_writing_weights",)
-    assert ground(own, HOOK, kind=RANDOM).x.mean(1).abs().max() < 1e-5
+        assert ground(own, HOOK, kind=kind).x.mean(1).abs().max() < 1e-5
 
 
 def test_an_sae_of_another_width_hook_or_none_is_told_in_one_line(settings, here, tmp_path):

@@ -163,6 +163,11 @@ def test_latents_are_judged_on_their_models_weights_and_a_model_loaded_otherwise
     job = audit_run.Job("tiny-gpt2", HOOK, source, sae=str(tmp_path), latents="0:3", budget="quick")
     centred = audit_run.ground.__wrapped__(job, "")[1]
     assert wanted not in centred.notes
+    folded = load_model(fold_layer_norm=True, centre_writing_weights=True)
+    other = "this model has fold_layer_norm, the SAE's had not: load it so"
+    assert [note for note in prepare(folded, HOOK, finders, source, SMALL, seed=0).notes if "load it" in note] == [
+        other
+    ]
     assert centred.case.subject.activations.mean(1).abs().max() < 1e-5
     assert drawn_anew(centred.case.model, "init", seed=0).processing == ("centre_writing_weights",)
 

@@ -149,6 +149,15 @@ def test_a_static_drawing_is_always_the_same_bytes(tmp_path):
     assert text.count('<g id="axes_') >= 5
 
 
+@pytest.mark.parametrize(("curves", "below"), [(5, False), (6, True)])
+def test_a_long_list_of_curves_stands_below_and_hides_none(curves, below, tmp_path, monkeypatch):
+    told = {}
+    monkeypatch.setattr("matplotlib.axes.Axes.legend", lambda self, *a, **how: told.update(how))
+    series = tuple(Series(f"curve {n}", [0, 1], [0, n], "both") for n in range(curves))
+    draw(figures.as_json(Figure("many", "", (Plot("all", "x", "y", series),))), tmp_path / "many.svg")
+    assert ("bbox_to_anchor" in told) == below
+
+
 def test_texts_of_points_are_no_formulas_in_a_static_drawing(tmp_path):
     draw(figures.as_json(FIGURE), tmp_path / "a.svg")  # "$" opens a formula, and half a formula is an error
     alone = Figure("one", "", (Scatter("map", [[0.0, 0.0], [1.0, 1.0]], ["a", "b"], [1, 1], ("none", "both")),))

@@ -113,6 +113,7 @@ def test_an_sae_that_scales_each_row_decodes_as_often_as_it_is_asked(scaling: st
             {"normalize_activations": "expected_average_only_in"},
             "scaled by expected_average_only_in, and the",
         ),
+        ({"architecture": "temporal"}, "cannot read the SAE|is a temporal: expected an SAE"),
         ({"architecture": "transcoder", "d_out": D, "apply_b_dec_to_input": False}, "is a transcoder: expected an SAE"),
     ],
 )

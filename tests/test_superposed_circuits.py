@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.network.superposed_circuits import SMOKE, cells
+from experiments.network.superposed_circuits import EXPERIMENT, SMOKE, cells
 from experiments.network.superposed_circuits_report import _crossing, summarise
 from experiments.network.superposed_sizes import Settings
 from toolkit.configs import ToyTraining
@@ -305,16 +305,22 @@ def test_sizes_that_do_not_fit_are_refused():
         Sizes(3, 16, 4, 4, 1)
 
 
-def found_as(error):
+def found_as(error, settings=SMOKE):
     """What the experiment would find if errors were given by a function of the sizes."""
     found = []
-    for cell in cells(SMOKE):
+    for cell in cells(settings):
         sizes = Sizes(*(cell[name] for name in ("circuits", "large", "width", "k", "copies")))
         stored = cell["over"].startswith("stored") and error is predicted_error
         value = 100.0 if cell["over"] == "shared" else (stored_error if stored else error)(sizes)
         one = {"error": torch.full((3,), value) * torch.tensor([0.99, 1.0, 1.01])}
         found.append(one | ({"trained": torch.full((3,), 0.1)} if cell["over"] in ("trained", "frozen") else {}))
-    return summarise(SMOKE, cells(SMOKE), found)
+    return summarise(settings, cells(settings), found)
+
+
+@pytest.mark.parametrize("scale", ["default", "paper"])
+def test_sweeps_of_every_scale_reach_the_break_downs(scale):
+    found = found_as(predicted_error, EXPERIMENT.settings(scale))
+    assert [check.claim for check in found.checks if not check.passed] == []
 
 
 def test_the_report_agrees_with_theory_where_errors_do_and_says_so_where_they_do_not():
@@ -343,6 +349,11 @@ def test_a_crossing_is_found_on_log_axes_and_nan_without_one():
         ({"over_circuits": (256, 256)}, "over_circuits needs two sizes"),
         ({"copies": 3}, "copies=3 must be one of over_copies"),
         ({"over_large": (512, 256)}, "over_large must rise"),
+        ({"over_stored": (512, 256)}, "over_stored must rise, two sizes at least"),
+        ({"over_stored": (512,)}, "over_stored must rise, two sizes at least"),
+        ({"over_stored": (2, 512)}, "together=4 is more than the fewest circuits swept, 2"),
+        ({"together": 1}, "together must be at least 2, got 1"),
+        ({"over_copies": (4, 256)}, "over_copies=.4, 256.: width times copies must be at most 512"),
         ({"circuits": 32}, "fewer than two sizes of over_k are in superposition with a predicted error below 0.6"),
         ({"over_circuits": (16, 8192)}, "fewer than two sizes of over_circuits are in superposition"),
     ],

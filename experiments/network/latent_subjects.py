@@ -41,10 +41,11 @@ def random_decoders(
     """
     width, k = size_of_sae(g)
     config = SAEConfig(architecture="topk", width=width, k=k, steps=steps, batch=BATCH)
+    rows = g.learn[~g.aside]  # those that the ground's own SAE was trained on
     for own in (seed_of(g.hook, kind, number, seed) for number in numbers):
         uniform = kind == UNIFORM
-        draw = random_dictionary(width, g.x.shape[1], seed=own) if uniform else like_rows(g.learn, width, seed=own)
-        yield fit_encoder(g.learn, draw, config, seed=own), own
+        draw = random_dictionary(width, g.x.shape[1], seed=own) if uniform else like_rows(rows, width, seed=own)
+        yield fit_encoder(rows, draw, config, seed=own), own
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Which network is asked: the trained one, a checkpoint of its training, or one with weights drawn anew."""
 
 import re
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -9,6 +10,7 @@ from controls.model_weights import drawn_anew
 from toolkit.errors import unknown
 from toolkit.language import LanguageModel, load_model
 from toolkit.model_files import model_folder
+from toolkit.weight_processing import process_weights
 
 TRAINED, RANDOM, SPECTRUM = "trained", "random", "spectrum"
 """As it is; before training; every matrix with its singular values and other singular vectors."""
@@ -38,7 +40,10 @@ def _network(name: str, kind: str, seed: int, processing: tuple[str, ...]) -> La
     if kind == TRAINED:
         return load()
     if kind == SPECTRUM:
-        return drawn_anew(load(), "spectrum", seed=seed)
+        drawn = drawn_anew(load_model(name), "spectrum", seed=seed)
+        if processing:  # not before: biases would keep what was folded into them
+            process_weights(drawn.name, drawn.bridge, processing)
+        return replace(drawn, processing=processing)
     if re.fullmatch(r"step_\d+", kind):
         return load(revision=kind)
     if kind != RANDOM:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from experiments.network.ground import ground
 from experiments.network.networks import RANDOM, SPECTRUM, TRAINED
+from experiments.network.over_layers import check_networks
 from experiments.network.plateaus_lines import between, blocks_after, line_ends, normalised
 from experiments.network.plateaus_report import KL, LOGITS, NORM, summarise
 from experiments.network.subject import Subject
@@ -42,6 +43,7 @@ class Settings(Subject):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_networks((self.network,), claimed="")
         require(self.points >= 5, f"points must be at least 5, got {self.points}: a sigmoid has no shape on fewer")
 
 

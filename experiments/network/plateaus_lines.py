@@ -53,9 +53,12 @@ def normalised(rows: Float[Tensor, "rows d"], at: Tensor) -> Float[Tensor, "rows
 
 
 def blocks_after(here: Ground) -> float:
-    """How many whole blocks follow the hook; NaN where it stands in none."""
+    """How many whole blocks follow the hook; NaN where it stands neither in one nor before all."""
+    layers = int(here.model.bridge.cfg.n_layers)
+    if here.hook in ("hook_embed", "hook_pos_embed"):
+        return float(layers)
     block = re.match(r"blocks\.(\d+)\.(hook_resid_pre$)?", here.hook)
-    return float(int(here.model.bridge.cfg.n_layers) - 1 - int(block[1]) + bool(block[2])) if block else float("nan")
+    return float(layers - 1 - int(block[1]) + bool(block[2])) if block else float("nan")
 
 
 def between(model: str) -> list[str]:

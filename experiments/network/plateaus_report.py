@@ -30,7 +30,7 @@ STEEPER, WIDER = ("steeper", "less steep"), ("wider", "narrower")
 
 Cells = Sequence[Mapping[str, Any]]
 Found = Mapping[tuple[int, int], Mapping[str, Tensor]]
-"""By number of the network (0 is the one that claims are about) and of the hook, counted with the network's depth."""
+"""By number of the network (0 is the one that claims are about) and of the hook, by depth, then as they were named."""
 
 
 def summarise(settings: Any, cells: Cells, found: Sequence[Mapping[str, Tensor]]) -> Outcome:

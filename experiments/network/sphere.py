@@ -11,7 +11,7 @@ from torch import Tensor
 from experiments.network.ground import ground
 from experiments.network.latent_directions import Dictionary, Gaussian
 from experiments.network.networks import RANDOM, TRAINED
-from experiments.network.over_layers import own_sae
+from experiments.network.over_layers import check_networks, own_sae
 from experiments.network.sphere_measures import along_circles, maxima
 from experiments.network.sphere_report import PLANTED, summarise
 from experiments.network.sphere_scenes import planted, scene_of
@@ -46,6 +46,7 @@ class Settings(Subject):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_networks(self.networks)
         require(len(self.radii) > 0, "no radius given: radii are numbers above 0, in typical distances from the mean")
         for radius in self.radii:
             require_radius(radius)

@@ -65,6 +65,7 @@ class Settings:
         for name, value in vars(self).items():
             least = min(value, default=0) if isinstance(value, tuple) else value
             require(isinstance(value, bool) or least >= 1, f"{name} must be at least 1, got {value}")
+        self._check_extremes()
         for name in ("circuits", "large", "width", "k"):
             sizes = getattr(self, f"over_{name}")
             require(len(set(sizes)) > 1, f"over_{name} needs two sizes for a slope, got {sizes}")
@@ -78,3 +79,13 @@ class Settings:
         apart = self.trained_large // (self.width * self.trained_copies)
         few = f"trained_circuits={self.trained_circuits} lie apart in trained_large={self.trained_large}"
         require(max(self.trained_circuits) > apart, f"{few}: take one above {apart}")
+
+    def _check_extremes(self) -> None:
+        stored, together = self.over_stored, self.together
+        rises = len(stored) > 1 and list(stored) == sorted(set(stored))
+        require(rises, f"over_stored must rise, two sizes at least, got {stored}")
+        require(together > 1, f"together must be at least 2, got {together}: one alone is swept anyway")
+        least = min(*stored, *self.over_circuits)
+        require(together <= least, f"together={together} is more than the fewest circuits swept, {least}")
+        most = self.width * max(self.over_copies)
+        require(most <= self.large, f"over_copies={self.over_copies}: width times copies must be at most {self.large}")
