@@ -66,6 +66,23 @@ def test_gradients_reach_the_activations(model, sequences):
     torch.testing.assert_close(rise, (slope * step).sum(1), rtol=0.02, atol=1e-4)
 
 
+def test_rows_say_the_same_with_gradients_and_without_and_after_any_other_rows(model, sequences):
+    tokens, places = sequences
+    rest = LanguageDownstream(model, "blocks.0.hook_resid_post", tokens, places)
+    at = torch.tensor([1, 3, 4, 1])
+    rows = rest.activations[at] * torch.tensor([1.0, 1.2, 0.8, 1.5])[:, None]
+    with_gradients = rest(rows, at).detach()
+    many = torch.arange(40) % 5
+    with torch.no_grad():
+        first = rest(rows, at)
+        kept = first.clone()
+        others = rest(rest.activations[many], many)  # more rows than had room before
+        assert torch.equal(first, kept)
+        assert torch.equal(rest(rows, at), first)
+    torch.testing.assert_close(first, with_gradients, rtol=0, atol=1e-5)
+    torch.testing.assert_close(others[:5], others[5:10], rtol=0, atol=1e-5)
+
+
 def test_many_rows_of_a_hook_that_is_run_whole_are_what_each_is_alone(model, sequences):
     tokens, places = sequences
     rest = LanguageDownstream(model, "blocks.1.hook_resid_mid", tokens, places)

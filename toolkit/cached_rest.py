@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.errors import require
+from toolkit.kept_keys import KeptKeys
 from toolkit.language import LanguageModel
 from toolkit.plain_network import module_of, unwrapped
 
@@ -74,7 +75,7 @@ class CachedRest:
         home = order.argsort()
         self._stream = torch.cat(stream)[home] if stream else None  # (sequences, positions, d)
         joined = [torch.cat(layer)[home] for layer in zip(*keys, strict=True)]
-        self._kept = list(zip(joined[::2], joined[1::2], strict=True))
+        self._kept = KeptKeys(list(zip(joined[::2], joined[1::2], strict=True)))
 
     def __call__(self, activations: Tensor, at: Tensor) -> Tensor:
         """Logits (rows, vocabulary) where row i stands in for the activation of place at[i]."""
@@ -105,7 +106,7 @@ class CachedRest:
         with self._entered(sequence, position), _replaced(self._network, self._path, self._side, activations):
             states: Tensor = self._network(
                 **given,
-                past_key_values=self._cache(sequence, before.clamp(min=0), blocks) if longest else None,
+                past_key_values=self._kept.cache(sequence, before.clamp(min=0), blocks) if longest else None,
                 attention_mask=mask.to(device),
                 position_ids=position[:, None].to(device),
                 use_cache=longest > 0,
@@ -118,14 +119,6 @@ class CachedRest:
         if self._stream is None:
             return {"input_ids": self._tokens[sequence, position][:, None].to(device)}
         return {"inputs_embeds": self._stream[sequence, position][:, None]}
-
-    def _cache(self, sequence: Tensor, before: Tensor, blocks: int | None) -> Any:
-        from transformers import DynamicCache
-
-        cache = DynamicCache()
-        for number, kept in enumerate(self._kept[:blocks]):
-            cache.update(*(_gathered(each, sequence, before) for each in kept), number)
-        return cache
 
     @contextmanager
     def _entered(self, sequence: Tensor, position: Tensor) -> Iterator[None]:
@@ -182,15 +175,6 @@ def _keep_from(network: Any, path: str) -> tuple[str, int] | None:
         if hasattr(module, "layer_idx"):
             module.layer_idx -= number
     return holder_path, number
-
-
-def _gathered(kept: Tensor, sequence: Tensor, before: Tensor) -> Tensor:
-    """Of (sequences, heads, positions, d_head), each row's sequence at its positions: (rows, heads, before, d_head)."""
-    _, heads, positions, d_head = kept.shape
-    head = sequence[:, None] * heads + torch.arange(heads)  # (rows, heads), of sequences and heads in one
-    at = head[:, :, None] * positions + before[:, None]  # (rows, heads, before)
-    found = kept.reshape(-1, d_head).index_select(0, at.flatten().to(kept.device))
-    return found.view(*at.shape, d_head)
 
 
 def _after_cut(path: str, entry: tuple[str, int] | None) -> str:

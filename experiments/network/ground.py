@@ -25,6 +25,8 @@ from toolkit.sae import SAE, LoadedSAE
 
 BLOCK = 512
 """Rows that go through the rest of the network at a time: each has a vocabulary of outputs."""
+CACHED = 32
+"""Rows whose divergences are taken together: their outputs stay near the processor."""
 MOVED = 0.4
 """Of the documents, those with places that are moved; the others are learned from."""
 FEWEST = 8
@@ -127,7 +129,8 @@ class Ground:
         found = torch.empty(len(at), dtype=torch.float64)
         order = self.rest.places[at.cpu(), 1].argsort(stable=True)  # those with as much before them side by side
         for some in order.split(BLOCK):
-            found[some] = divergence(self.clean[at[some]], self.rest(rows[some], at[some]).cpu())
+            parts = zip(some.split(CACHED), self.rest(rows[some], at[some]).cpu().split(CACHED), strict=True)
+            found[some] = torch.cat([divergence(self.clean[at[few]], moved) for few, moved in parts])
         return found
 
     def divergences(self, rows: Float[Tensor, "ways places d"]) -> Float[Tensor, "ways places"]:
@@ -138,7 +141,7 @@ class Ground:
 
 def divergence(clean: Float[Tensor, "rows outputs"], moved: Float[Tensor, "rows outputs"]) -> Float[Tensor, " rows"]:
     """KL(clean || moved) of log-probabilities, in nats, never below 0."""
-    return (clean.exp() * (clean - moved)).double().sum(1).clamp(min=0)
+    return (clean.exp() * (clean - moved)).sum(1, dtype=torch.float64).clamp(min=0)
 
 
 @lru_cache(maxsize=1)
