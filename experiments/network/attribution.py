@@ -111,7 +111,7 @@ EXPERIMENT = register(
         ),
         scales={"smoke": SMOKE, "default": Settings(model="tiny-gpt2", rows=12_000),
                 "paper": Settings(rows=200_000, width=4096, k=32, steps=5_000, places=512, networks=(TRAINED, RANDOM))},
-        seconds={"smoke": 12, "default": 120, "paper": 7_200},
+        seconds={"smoke": 12, "default": 80, "paper": 7_200},
         cells=cells, measure=measure, summarise=summarise,
         broken=replace(SMOKE, shuffled=True),
         group="network",

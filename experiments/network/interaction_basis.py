@@ -86,7 +86,7 @@ EXPERIMENT = register(
         ),
         scales={"smoke": SMOKE, "default": Settings(model="tiny-gpt2"),
                 "paper": Settings(networks=50, additions=50, modulus=47, addition_steps=3_000, places=384)},
-        seconds={"smoke": 8, "default": 90, "paper": 3_600},
+        seconds={"smoke": 8, "default": 55, "paper": 3_600},
         cells=cells, measure=measure, summarise=summarise,
         broken=replace(SMOKE, independent=False),
         group="network",

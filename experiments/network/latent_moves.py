@@ -103,7 +103,7 @@ EXPERIMENT = register(
         ),
         scales={"smoke": SMOKE, "default": Settings(model="tiny-gpt2"),
                 "paper": Settings(rows=200_000, places=1_000, layers=6, width=4_096, k=32, steps=5_000, draws=16)},
-        seconds={"smoke": 12, "default": 330, "paper": 90_000},
+        seconds={"smoke": 12, "default": 170, "paper": 90_000},
         cells=cells, measure=measure, summarise=summarise,
         broken=replace(SMOKE, subject=UNIFORM),
         group="network",

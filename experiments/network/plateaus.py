@@ -91,7 +91,7 @@ EXPERIMENT = register(
         ),
         scales={"smoke": SMOKE, "default": Settings(model="tiny-gpt2"), "paper": Settings(rows=60_000, places=512,
                 points=41, layers=6)},
-        seconds={"smoke": 8, "default": 60, "paper": 3_600},
+        seconds={"smoke": 8, "default": 35, "paper": 3_600},
         cells=cells, measure=measure, summarise=summarise,
         broken=replace(SMOKE, network=RANDOM),
         group="network",

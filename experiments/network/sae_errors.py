@@ -111,7 +111,7 @@ EXPERIMENT = register(
         ),
         scales={"smoke": SMOKE, "default": Settings(model="tiny-gpt2"),
                 "paper": Settings(rows=200_000, places=1_000, layers=6, width=4_096, k=32, steps=5_000, draws=16)},
-        seconds={"smoke": 10, "default": 180, "paper": 36_000},
+        seconds={"smoke": 10, "default": 70, "paper": 36_000},
         cells=cells, measure=measure, summarise=summarise,
         broken=replace(SMOKE, errors="isotropic"),
         group="network",

@@ -103,7 +103,7 @@ EXPERIMENT = register(
         ),
         scales={"smoke": SMOKE, "default": Settings(model="tiny-gpt2"),
                 "paper": Settings(rows=200_000, places=256, width=4_096, k=32, steps=4_000, directions=8, restarts=8)},
-        seconds={"smoke": 15, "default": 150, "paper": 14_400},
+        seconds={"smoke": 15, "default": 90, "paper": 14_400},
         cells=cells, measure=measure, summarise=summarise,
         broken=replace(SMOKE, shuffled=True),
         group="network",

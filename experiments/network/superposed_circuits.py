@@ -75,7 +75,7 @@ EXPERIMENT = register(
                 "paper": Settings(4096, 1024, over_circuits=(1024, 2048, 4096, 8192, 16384, 32768, 65536),
                                   over_stored=(256, 512, 1024, 2048, 4096),
                                   over_large=(512, 768, 1024, 1536, 2048), steps=20_000)},
-        seconds={"smoke": 12, "default": 150, "paper": 3_600},
+        seconds={"smoke": 12, "default": 80, "paper": 3_600},
         cells=cells, measure=measure, summarise=summarise,
         broken=replace(SMOKE, shared=True),
         group="network",
