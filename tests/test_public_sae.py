@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from experiments.network import subjects
 from experiments.network.ground import ground
-from experiments.network.subject import Subject
+from experiments.network.sae_errors import SMOKE
 from toolkit.metrics import fvu
 from toolkit.sae import load_sae
 from toolkit.weight_processing import CENTRE_WRITING
@@ -69,8 +69,7 @@ def test_a_release_is_read_by_name_with_what_its_list_says_of_the_model(cache):
 
 
 def test_an_experiment_takes_a_release_by_name_of_that_hook(tmp_path, run_command):
-    asked = Subject(rows=6_000, places=64, layers=1, hook=HOOK)
-    centred = ground(replace(asked, processing=(CENTRE_WRITING,)), HOOK)
+    centred = ground(replace(SMOKE, hook=HOOK, processing=(CENTRE_WRITING,)), HOOK)  # rows and places of the command
     put(tmp_path / "hub", centred.learn)
     sae = load_sae(str(next((tmp_path / "hub").glob(f"*/snapshots/*/{HOOK}"))))
     program = "import sys; from experiments.__main__ import main; sys.exit(main())"
@@ -80,4 +79,5 @@ def test_an_experiment_takes_a_release_by_name_of_that_hook(tmp_path, run_comman
     assert "Traceback" not in done.err
     (path,) = (tmp_path / "runs").glob("sae-errors/*/result.json")
     told = json.loads(path.read_text())["metrics"][f"trained, {HOOK}"]
-    assert told["unexplained"] == pytest.approx(fvu(centred.x, sae(centred.x[None])[0]), abs=0.1)
+    assert told["unexplained"] == pytest.approx(fvu(centred.x, sae(centred.x[None])[0]), rel=1e-3)
+    assert told["unexplained"] != pytest.approx(fvu(centred.x, centred.rebuilt(centred.x)), rel=0.1)  # one trained here

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from toolkit import metrics
 from toolkit.configs import ARCHITECTURES, SAEConfig
 from toolkit.errors import DivergenceError, UserError
-from toolkit.sae import SAE, fit_sae, load_sae
+from toolkit.sae import SAE, _loaded, fit_sae, load_sae
 from toolkit.sae_training import Trainer, fold_decoder_norm, initial_parameters, learning_rate, with_encoder
 from toolkit.targets import Target, rows_target
 
@@ -113,8 +114,10 @@ def test_an_sae_that_scales_each_row_decodes_as_often_as_it_is_asked(scaling: st
             {"normalize_activations": "expected_average_only_in"},
             "scaled by expected_average_only_in, and the",
         ),
-        ({"architecture": "temporal"}, "cannot read the SAE|is a temporal: expected an SAE"),
-        ({"architecture": "transcoder", "d_out": D, "apply_b_dec_to_input": False}, "is a transcoder: expected an SAE"),
+        (
+            {"architecture": "transcoder", "d_out": D, "apply_b_dec_to_input": False},
+            "is of kind transcoder: expected an SAE",
+        ),
     ],
 )
 def test_what_would_read_or_write_other_rows_is_refused(changes: dict[str, object], says: str, tmp_path: Path) -> None:
@@ -122,6 +125,13 @@ def test_what_would_read_or_write_other_rows_is_refused(changes: dict[str, objec
     changed(tmp_path, **changes)
     with pytest.raises(UserError, match=says):
         load_sae(str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["temporal", "skip_transcoder", "jumprelu_skip_transcoder"])
+def test_kinds_that_need_other_rows_or_write_elsewhere_are_refused_whatever_they_hold(kind: str) -> None:
+    lens = SimpleNamespace(cfg=SimpleNamespace(architecture=lambda: kind, normalize_activations="none"))
+    with pytest.raises(UserError, match=f"it is of kind {kind}: expected an SAE"):
+        _loaded("it", lens)
 
 
 def changed(folder: Path, **changes: object) -> None:

@@ -279,7 +279,7 @@ def _loaded(source: str, lens: Any) -> LoadedSAE:
     kind = str(lens.cfg.architecture())
     require(
         not any(other in kind for other in OTHERS),
-        f"{source} is a {kind.replace('_', ' ')}: expected an SAE, which rebuilds each row that it reads",
+        f"{source} is of kind {kind}: expected an SAE, which rebuilds each row from that row alone",
     )
     scaling = str(lens.cfg.normalize_activations)
     require(

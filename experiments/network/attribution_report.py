@@ -122,7 +122,7 @@ def _numbers(one: Mapping[str, Tensor], baseline: int) -> dict[str, Any]:
         "gradients a place, mean": float(one["steps"][baseline].double().mean()),
         "gradients a place, most": int(one["steps"][baseline].max()),
         "|change|, mean, nats": float(change),
-        "|attribution of the SAE's error| / |change|": float(one["rest_integrated"][baseline].abs().mean() / change),
+        "|attribution of what no part holds| / |change|": float(one["rest_integrated"][baseline].abs().mean() / change),
         "mean |integrated - ablation|, nats": _distance(one, "integrated", baseline),
         "mean |gradient - ablation|, nats": _distance(one, "gradient", baseline),
     }
